@@ -1,0 +1,49 @@
+"""Hyperspectral unmixing in JAX: which materials are in each pixel, and how much of each.
+
+Importing the package costs nothing: each public name is loaded when it is first used (PEP 562).
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Solution": "types",
+    "Unmixer": "types",
+    "Scene": "scenes.scene",
+    "SpectralLibrary": "scenes.scene",
+    "SpectralAxis": "scenes.scene",
+    "read_scene": "scenes.readers",
+    "read_library": "scenes.library",
+    "resample": "scenes.library",
+    "load": "scenes.datasets",
+    "prepare": "solvers.least_squares",
+    "ucls": "solvers.least_squares",
+    "scls": "solvers.least_squares",
+    "nnls": "solvers.least_squares",
+    "fcls": "solvers.least_squares",
+    "estimate_noise": "endmembers.subspace",
+    "hysime": "endmembers.subspace",
+    "hfc": "endmembers.subspace",
+    "nwhfc": "endmembers.subspace",
+    "vca": "endmembers.extraction",
+    "nfindr": "endmembers.extraction",
+    "unmix": "unmix",
+    "score": "metrics",
+    "write_results": "results",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # `unmix` is a module and a function: the function is the public name
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

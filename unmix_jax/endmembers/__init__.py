@@ -1,0 +1,1 @@
+"""Which spectra are pure? Noise, subspace, extraction."""

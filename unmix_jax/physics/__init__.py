@@ -1,0 +1,1 @@
+"""What does light do? Sensor response; mixing models follow."""

@@ -1,0 +1,202 @@
+"""Scenes, spectral libraries, and the spectral axis both carry.
+
+Three pytrees, checked when they are built, so that everything behind them may trust shapes and units.
+Values may be NumPy arrays, memory maps or JAX arrays. Spectra are rows and bands come last, everywhere.
+Wavelengths are in nm inside the package; micrometres are converted when a file is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+__all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary"]
+
+NM_PER = {"nm": 1.0, "um": 1e3}
+UNITS = ("nm", "um", "cm-1")
+LABELS = {"nm": "wavelength (nm)", "um": "wavelength (µm)", "cm-1": "wavenumber (cm⁻¹)"}
+
+
+class Header(dict):
+    """Metadata carried through untouched; hashed by identity so that it may sit in a static field."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class SpectralAxis(eqx.Module):
+    """Band centres with their unit and, where known, full widths at half maximum.
+
+    Centres need not be monotone: spectrometers overlap. They must be finite, positive and not all equal.
+    """
+
+    centers: Float[Any, "band"]
+    fwhm: Float[Any, "band"] | None = None
+    unit: str = eqx.field(static=True, default="nm")
+
+    def __check_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"spectral unit {self.unit!r} is not one of {', '.join(UNITS)}")
+        centers = self.centers
+        if not hasattr(centers, "shape"):
+            raise ValueError(f"band centres must be an array, got {type(centers).__name__}")
+        if len(centers.shape) != 1 or centers.shape[0] == 0:
+            raise ValueError(f"band centres must be one non-empty row of numbers, got shape {centers.shape}")
+        if isinstance(centers, ndarray) and not (np.isfinite(centers).all() and (centers > 0).all()):
+            raise ValueError("band centres must be finite and positive")
+        if self.fwhm is not None and self.fwhm.shape != centers.shape:
+            raise ValueError(f"{self.fwhm.shape[0]} band widths for {centers.shape[0]} band centres")
+
+    def __len__(self) -> int:
+        return self.centers.shape[0]
+
+    @property
+    def label(self) -> str:
+        """Axis label with its unit, such as ``wavelength (nm)``."""
+        return LABELS[self.unit]
+
+    def to(self, unit: str) -> "SpectralAxis":
+        """The same bands in another unit: ``nm``, ``um`` or ``cm-1`` (order of the bands is kept)."""
+        if unit not in UNITS:
+            raise ValueError(f"spectral unit {unit!r} is not one of {', '.join(UNITS)}")
+        if unit == self.unit:
+            return self
+        if unit != "cm-1" and self.unit != "cm-1":
+            factor = NM_PER[self.unit] / NM_PER[unit]
+            return SpectralAxis(
+                self.centers * factor, None if self.fwhm is None else self.fwhm * factor, unit
+            )
+        product = 1e7 / NM_PER[unit if self.unit == "cm-1" else self.unit]
+        centers = product / self.centers
+        fwhm = None if self.fwhm is None else product * self.fwhm / self.centers**2
+        return SpectralAxis(centers, fwhm, unit)
+
+
+class SpectralLibrary(eqx.Module):
+    """Spectra of named materials, one per row.
+
+    Attributes:
+        spectra: [member, band], reflectance, emissivity or any unit shared with the scene; NaN = no data.
+        axis: the bands; None where a file names none.
+        names: one per member.
+        classes: the material class of each member (empty, or one per member).
+        good_bands: False where a band is not to be used; None: all good.
+        header: metadata, carried through untouched.
+    """
+
+    spectra: Float[Any, "member band"]
+    axis: SpectralAxis | None = None
+    names: tuple[str, ...] = eqx.field(static=True, default=())
+    classes: tuple[str, ...] = eqx.field(static=True, default=())
+    good_bands: Bool[Any, "band"] | None = None
+    header: Header = eqx.field(static=True, default_factory=Header)
+
+    def __check_init__(self) -> None:
+        if len(self.spectra.shape) != 2 or 0 in self.spectra.shape:
+            raise ValueError(
+                f"a library needs at least one spectrum of at least one band as [member, band], "
+                f"got shape {tuple(self.spectra.shape)}"
+            )
+        members, bands = self.spectra.shape
+        if self.axis is not None and len(self.axis) != bands:
+            raise ValueError(f"library spectra have {bands} bands, its spectral axis has {len(self.axis)}")
+        if self.names and len(self.names) != members:
+            raise ValueError(f"{len(self.names)} names for {members} library spectra")
+        if self.classes and len(self.classes) != members:
+            raise ValueError(f"{len(self.classes)} classes for {members} library spectra")
+        if self.good_bands is not None and self.good_bands.shape != (bands,):
+            raise ValueError(f"good_bands has shape {self.good_bands.shape}, the library has {bands} bands")
+
+    def __len__(self) -> int:
+        return self.spectra.shape[0]
+
+    def select(self, members: Any) -> "SpectralLibrary":
+        """The library of some members: their indices, a boolean mask, or a list of their names."""
+        chosen = list(members)
+        if chosen and all(isinstance(m, str) for m in chosen):
+            missing = [m for m in chosen if m not in self.names]
+            if missing:
+                raise ValueError(f"the library has no member named {', '.join(map(repr, missing))}")
+            index = np.asarray([self.names.index(m) for m in chosen])
+        else:
+            index = np.arange(len(self))[np.asarray(chosen)]
+        return replace(
+            self,
+            spectra=self.spectra[index],
+            names=tuple(self.names[i] for i in index) if self.names else (),
+            classes=tuple(self.classes[i] for i in index) if self.classes else (),
+        )
+
+
+class Scene(eqx.Module):
+    """An image cube, or a plain list of spectra, with all that came with it.
+
+    Attributes:
+        cube: [row, column, band] or [pixel, band]; a memory map stays one.
+        axis: the bands; None where the file names none.
+        good_bands: False where a band is not to be used (ENVI ``bbl`` 0); None: all good.
+        mask: True where a pixel is valid; None: all valid. NaN and ``nodata`` pixels need not be in it.
+        nodata: the value that marks missing data in the cube, usually -9999.
+        endmembers: reference endmembers, where the dataset has them.
+        abundances: reference abundances [row, column, endmember] or [pixel, endmember].
+        abundance_names: one per reference abundance (classes may be fewer than the endmembers).
+        labels: land-cover label per pixel, 0 = unlabelled; ``label_names`` names them from 0.
+        name, unit: of the dataset, and of its values (``reflectance``, ``radiance``, ``emissivity``).
+        header: metadata and georeferencing, carried through untouched.
+    """
+
+    cube: Float[Any, "*pixel band"]
+    axis: SpectralAxis | None = None
+    good_bands: Bool[Any, "band"] | None = None
+    mask: Bool[Any, "*pixel"] | None = None
+    endmembers: SpectralLibrary | None = None
+    abundances: Float[Any, "*pixel endmember"] | None = None
+    labels: Int[Any, "*pixel"] | None = None
+    nodata: float | None = eqx.field(static=True, default=None)
+    abundance_names: tuple[str, ...] = eqx.field(static=True, default=())
+    label_names: tuple[str, ...] = eqx.field(static=True, default=())
+    name: str = eqx.field(static=True, default="scene")
+    unit: str = eqx.field(static=True, default="reflectance")
+    header: Header = eqx.field(static=True, default_factory=Header)
+
+    def __check_init__(self) -> None:
+        shape = tuple(self.cube.shape)
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise ValueError(f"a scene is [row, column, band] or [pixel, band] and not empty, got {shape}")
+        bands, pixels = shape[-1], shape[:-1]
+        if self.axis is not None and len(self.axis) != bands:
+            raise ValueError(f"the cube has {bands} bands, its spectral axis has {len(self.axis)}")
+        if self.good_bands is not None and self.good_bands.shape != (bands,):
+            raise ValueError(f"good_bands has shape {self.good_bands.shape}, the cube has {bands} bands")
+        if self.good_bands is not None and not np.asarray(self.good_bands).any():
+            raise ValueError("every band of the scene is marked bad")
+        for field in ("mask", "labels"):
+            value = getattr(self, field)
+            if value is not None and tuple(value.shape) != pixels:
+                raise ValueError(f"{field} has shape {tuple(value.shape)}, the scene's pixels {pixels}")
+        if self.abundances is not None and tuple(self.abundances.shape[:-1]) != pixels:
+            raise ValueError(
+                f"abundances have shape {tuple(self.abundances.shape)}, the scene's pixels {pixels}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the pixel axes: (row, column) or (pixel,)."""
+        return tuple(self.cube.shape[:-1])
+
+    @property
+    def bands(self) -> int:
+        """Number of bands, bad ones included."""
+        return self.cube.shape[-1]
+
+
+def header_of(mapping: Mapping[str, Any] | None) -> Header:
+    """A `Header` from any mapping (or none)."""
+    return Header(mapping or {})

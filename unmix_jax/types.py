@@ -1,0 +1,43 @@
+"""The one result type, and the one contract of every unmixer."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int
+
+__all__ = ["Solution", "Unmixer"]
+
+
+class Solution(eqx.Module):
+    """What a solver learned about one pixel (``vmap`` and ``unmix`` add leading pixel axes).
+
+    Attributes:
+        abundances: fraction of each endmember, dimensionless.
+        residual: root mean square of ``pixel - prediction`` over the good bands, in the unit of the pixel.
+        gap: optimality certificate: Frank-Wolfe (duality) gap divided by half the squared norm of the
+            pixel, an upper bound on the excess of the objective; NaN where it is undefined.
+        steps: iterations or pivots that were taken.
+        converged: True where the certificate holds; False also when anything is not finite.
+        covariance: covariance of the abundances, where the solver estimates one.
+        fitted: whatever else was estimated (baseline coefficients, model parameters, ...).
+        unique: False where another abundance vector fits exactly as well (duplicate or dependent
+            endmembers, more endmembers than bands).
+    """
+
+    abundances: Float[Array, "*pixel endmember"]
+    residual: Float[Array, "*pixel"]
+    gap: Float[Array, "*pixel"]
+    steps: Int[Array, "*pixel"]
+    converged: Bool[Array, "*pixel"]
+    covariance: Float[Array, "*pixel endmember endmember"] | None = None
+    fitted: Any = None
+    unique: Bool[Array, "*pixel"] | None = None
+
+
+@runtime_checkable
+class Unmixer(Protocol):
+    """Any callable pytree from one pixel to its `Solution`: a solver with its endmembers, a trained network."""
+
+    def __call__(self, pixel: Float[Array, "band"], /) -> Solution:
+        """Unmix one pixel, [band] in the unit of the endmembers."""
+        ...
