@@ -29,7 +29,7 @@ _HOME = {
     "nwhfc": "endmembers.subspace",
     "vca": "endmembers.extraction",
     "nfindr": "endmembers.extraction",
-    "unmix": "unmix",
+    "unmix": "driver",
     "score": "metrics",
     "write_results": "results",
 }
@@ -41,7 +41,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # `unmix` is a module and a function: the function is the public name
+    globals()[name] = value
     return value
 
 

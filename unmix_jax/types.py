@@ -3,7 +3,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 __all__ = ["Solution", "Unmixer"]
 
@@ -24,20 +24,20 @@ class Solution(eqx.Module):
             endmembers, more endmembers than bands).
     """
 
-    abundances: Float[Array, "*pixel endmember"]
-    residual: Float[Array, "*pixel"]
-    gap: Float[Array, "*pixel"]
-    steps: Int[Array, "*pixel"]
-    converged: Bool[Array, "*pixel"]
-    covariance: Float[Array, "*pixel endmember endmember"] | None = None
+    abundances: Float[Any, "*pixel endmember"]
+    residual: Float[Any, "*pixel"]
+    gap: Float[Any, "*pixel"]
+    steps: Int[Any, "*pixel"]
+    converged: Bool[Any, "*pixel"]
+    covariance: Float[Any, "*pixel endmember endmember"] | None = None
     fitted: Any = None
-    unique: Bool[Array, "*pixel"] | None = None
+    unique: Bool[Any, "*pixel"] | None = None
 
 
 @runtime_checkable
 class Unmixer(Protocol):
     """Any callable pytree from one pixel to its `Solution`: a solver with its endmembers, a trained network."""
 
-    def __call__(self, pixel: Float[Array, "band"], /) -> Solution:
+    def __call__(self, pixel: Float[Any, "band"], /) -> Solution:
         """Unmix one pixel, [band] in the unit of the endmembers."""
         ...
