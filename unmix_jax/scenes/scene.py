@@ -1,6 +1,7 @@
 """Scenes, spectral libraries, and the spectral axis both carry.
 
-Three pytrees, checked when they are built, so that everything behind them may trust shapes and units.
+Three pytrees, checked when they are built, so that everything behind them may trust shapes and units. Their
+annotations name the kind of number only: shapes are checked with messages for whoever reads a file.
 Values may be NumPy arrays, memory maps or JAX arrays. Spectra are rows and bands come last, everywhere.
 Wavelengths are in nm inside the package; micrometres are converted when a file is read.
 """
@@ -11,7 +12,7 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 
 __all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary"]
@@ -37,8 +38,8 @@ class SpectralAxis(eqx.Module):
     Centres need not be monotone: spectrometers overlap. They must be finite, positive and not all equal.
     """
 
-    centers: Float[Any, "band"]
-    fwhm: Float[Any, "band"] | None = None
+    centers: Float[Any, "..."]
+    fwhm: Float[Any, "..."] | None = None
     unit: str = eqx.field(static=True, default="nm")
 
     def __check_init__(self) -> None:
@@ -91,11 +92,11 @@ class SpectralLibrary(eqx.Module):
         header: metadata, carried through untouched.
     """
 
-    spectra: Float[Any, "member band"]
+    spectra: Float[Any, "..."]
     axis: SpectralAxis | None = None
     names: tuple[str, ...] = eqx.field(static=True, default=())
     classes: tuple[str, ...] = eqx.field(static=True, default=())
-    good_bands: Bool[Any, "band"] | None = None
+    good_bands: Bool[Any, "..."] | None = None
     header: Header = eqx.field(static=True, default_factory=Header)
 
     def __check_init__(self) -> None:
@@ -152,13 +153,13 @@ class Scene(eqx.Module):
         header: metadata and georeferencing, carried through untouched.
     """
 
-    cube: Float[Any, "*pixel band"]
+    cube: Float[Any, "..."]
     axis: SpectralAxis | None = None
-    good_bands: Bool[Any, "band"] | None = None
-    mask: Bool[Any, "*pixel"] | None = None
+    good_bands: Bool[Any, "..."] | None = None
+    mask: Bool[Any, "..."] | None = None
     endmembers: SpectralLibrary | None = None
-    abundances: Float[Any, "*pixel endmember"] | None = None
-    labels: Int[Any, "*pixel"] | None = None
+    abundances: Float[Any, "..."] | None = None
+    labels: Integer[Any, "..."] | None = None
     nodata: float | None = eqx.field(static=True, default=None)
     abundance_names: tuple[str, ...] = eqx.field(static=True, default=())
     label_names: tuple[str, ...] = eqx.field(static=True, default=())

@@ -1,0 +1,132 @@
+"""What is in a scene or a library, in words: for the command, and for anyone who opens a strange file."""
+
+from typing import Any
+
+import numpy as np
+
+from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+
+__all__ = ["describe"]
+
+SAMPLE = 20_000
+
+
+def describe(loaded: Scene | SpectralLibrary) -> list[tuple[str, str]]:
+    """Size, bands, masks, names and values of a scene or a library, as (what, how much) pairs.
+
+    Values are looked at in some 20 000 evenly spread pixels.
+
+    Args:
+        loaded: what a reader returned.
+    """
+    return _scene(loaded) if isinstance(loaded, Scene) else _library(loaded)
+
+
+def _scene(scene: Scene) -> list[tuple[str, str]]:
+    """The lines of a scene."""
+    total = int(np.prod(scene.shape))
+    size = " × ".join(f"{n:,}" for n in scene.shape)
+    rows = [
+        ("scene", scene.name),
+        ("pixels", f"{size} (rows × columns) = {total:,}" if len(scene.shape) == 2 else f"{size} spectra"),
+        *_bands(scene.axis, scene.bands, scene.good_bands),
+    ]
+    sample = _sample(scene)
+    missing = ~np.isfinite(sample).all(axis=-1)
+    if scene.nodata is not None:
+        missing |= (sample == scene.nodata).all(axis=-1)
+    empty = (sample == 0).all(axis=-1)
+    masked = "none" if scene.mask is None else f"{int((~np.asarray(scene.mask)).sum()):,} pixels"
+    rows += [
+        ("masked", masked),
+        ("no-data value", "not given" if scene.nodata is None else f"{scene.nodata:g}"),
+        ("missing or empty", f"{(missing | empty).mean():.1%} of the pixels"),
+        ("values", _values(sample[~(missing | empty)], scene)),
+    ]
+    if scene.endmembers is not None:
+        rows.append(("reference endmembers", _names(scene.endmembers.names, len(scene.endmembers))))
+    if scene.abundances is not None:
+        rows.append(("reference abundances", _names(scene.abundance_names, scene.abundances.shape[-1])))
+    if scene.labels is not None:
+        rows.append(("labels", _names(scene.label_names, int(np.max(scene.labels)) + 1)))
+    rows.append(("georeferencing", _georeferencing(scene)))
+    return rows
+
+
+def _library(library: SpectralLibrary) -> list[tuple[str, str]]:
+    """The lines of a library."""
+    spectra = np.asarray(library.spectra)
+    rows = [
+        ("spectra", f"{len(library):,}"),
+        *_bands(library.axis, spectra.shape[1], library.good_bands),
+        ("names", _names(library.names, len(library))),
+    ]
+    if library.classes:
+        rows.append(("classes", _names(tuple(sorted(set(library.classes))), len(set(library.classes)))))
+    finite = spectra[np.isfinite(spectra)]
+    rows.append(("values", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none is finite"))
+    rows.append(("missing", f"{np.isnan(spectra).mean():.1%} of the values"))
+    return rows
+
+
+def _bands(axis: SpectralAxis | None, count: int, good_bands: Any) -> list[tuple[str, str]]:
+    """The lines about bands."""
+    if axis is None:
+        where, width, order = "no wavelengths given", "not given", ""
+    else:
+        centers = np.asarray(axis.centers)
+        unit = axis.unit.replace("cm-1", "cm⁻¹").replace("um", "µm")
+        where = f"{centers.min():g} to {centers.max():g} {unit}"
+        steps = np.diff(centers)
+        order = "" if (steps > 0).all() else ", descending" if (steps < 0).all() else ", not in order"
+        fwhm = None if axis.fwhm is None else np.asarray(axis.fwhm)
+        width = "not given" if fwhm is None else f"{fwhm.min():.4g} to {fwhm.max():.4g} {unit}"
+    bad = np.zeros(0, int) if good_bands is None else np.flatnonzero(~np.asarray(good_bands)) + 1
+    listed = ", ".join(map(str, bad[:12])) + (", …" if bad.size > 12 else "")
+    return [
+        ("bands", f"{count:,}, {where}{order}"),
+        ("band widths (FWHM)", width),
+        ("bad bands", f"{bad.size} (number {listed}, counted from 1)" if bad.size else "none"),
+    ]
+
+
+def _sample(scene: Scene) -> np.ndarray:
+    """Evenly spread pixels, [pixel, band]."""
+    step = max(1, round((np.prod(scene.shape) / SAMPLE) ** (1 / len(scene.shape))))
+    return np.asarray(scene.cube[(slice(None, None, step),) * len(scene.shape)]).reshape(-1, scene.bands)
+
+
+def _values(sample: np.ndarray, scene: Scene) -> str:
+    """Range of the values in good bands, and what they look like."""
+    if scene.good_bands is not None:
+        sample = sample[:, np.asarray(scene.good_bands)]
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        return "none is finite"
+    low, middle, high = (float(v) for v in (sample.min(), np.median(sample), sample.max()))
+    top = float(np.percentile(sample, 99))
+    text = f"{low:.4g} to {high:.4g}, median {middle:.4g} ({scene.cube.dtype})"
+    if scene.unit != "reflectance":
+        return f"{text}: {scene.unit}"
+    looks = (
+        "reflectance or emissivity" if top <= 1.6
+        else "reflectance in percent, or radiance" if top <= 200
+        else "reflectance × 10 000, radiance or raw counts"
+    )  # fmt: skip
+    return f"{text}: looks like {looks}"
+
+
+def _names(names: tuple[str, ...], count: int) -> str:
+    """Some names and how many there are."""
+    if not names:
+        return f"{count}, not named"
+    return f"{count}: " + ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _georeferencing(scene: Scene) -> str:
+    """Whether the file says where on Earth it is."""
+    held = {str(key).lower(): value for key, value in scene.header.items()}
+    info = held.get("map info")
+    if info is None:
+        return "longitude and latitude per pixel" if "location" in held else "none"
+    return info if isinstance(info, str) else ", ".join(map(str, info))

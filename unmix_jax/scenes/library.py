@@ -1,0 +1,193 @@
+"""Spectral libraries: read them, and bring them to the bands of a scene by the sensor's full response."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unmix_jax.linalg import matmul
+from unmix_jax.physics.sensor import coverage, response
+from unmix_jax.scenes.arrays import read_array_library
+from unmix_jax.scenes.envi import is_envi, read_envi_library
+from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.tables import read_table
+from unmix_jax.scenes.units import existing, in_file
+
+__all__ = ["match", "read_library", "resample"]
+
+COVERED = 0.499  # share of a band's response that must be known; a band centred on the last channel passes
+SAME = 1e-3  # two axes are one where centres differ by less than this share of the band spacing
+
+
+def read_library(
+    path: str | Path, *, unit: str | None = None, keys: Mapping[str, str] | None = None
+) -> SpectralLibrary:
+    """Read a spectral library: ENVI `.sli`, a text table (`.csv`, `.txt`, `.tsv`), `.npz` or `.mat`.
+
+    A table may hold one spectrum per row or per column; ``library.header["layout"]`` says which was found.
+    Wavelengths come out in nm, wavenumbers in cm⁻¹; missing values as NaN.
+
+    Args:
+        path: the file; for ENVI the header or the data file.
+        unit: of the wavelengths where the file does not say it, or says it wrongly: nm, um or cm-1.
+        keys: for `.npz` and `.mat`, names of the project to names in the file, such as
+            ``{"spectra": "reflectance"}`` (see `unmix_jax.scenes.arrays`).
+
+    Raises:
+        FileNotFoundError: no such file, or an ENVI header without data.
+        ValueError: unknown suffix or layout, an empty library, a truncated file.
+    """
+    path = existing(path)
+    with in_file(path):
+        return _read(path, keys, unit)
+
+
+def _read(path: Path, keys: Mapping[str, str] | None, unit: str | None) -> SpectralLibrary:
+    """Read a file that is there by its suffix."""
+    suffix = path.suffix.lower()
+    if keys and suffix not in (".npz", ".mat"):
+        raise ValueError(f"{path}: keys are for .npz and .mat files")
+    if suffix in (".npz", ".mat"):
+        return read_array_library(path, keys=keys, unit=unit)
+    if suffix in (".csv", ".txt", ".tsv"):
+        return read_table(path, unit=unit)
+    if is_envi(path):
+        return read_envi_library(path, unit=unit)
+    raise ValueError(
+        f"{path}: a library is an ENVI .sli with its .hdr, .csv, .txt, .npz or .mat; suffix {suffix!r} is "
+        "none of these and there is no ENVI header beside it"
+    )
+
+
+def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:
+    """The library as a sensor with the bands of `axis` would have measured it.
+
+    Each spectrum is weighed with the Gaussian response of each band (`physics.sensor.response`), renormalised
+    over the channels where that spectrum has values. A band is NaN in a spectrum that knows less than half of
+    its response, and False in `good_bands` where this is so for every spectrum. Where `axis` names no widths,
+    the local spacing of its bands is taken (the median of the four nearest steps). The resolution of the
+    library itself is not taken out (see `physics.sensor`).
+
+    Args:
+        library: spectra with an axis; channels marked bad are not used.
+        axis: bands in any unit and order; nm and cm⁻¹ are converted.
+
+    Raises:
+        ValueError: the library has no axis; library and bands do not overlap (both ranges are named); a
+            single band without a width.
+    """
+    if library.axis is None:
+        raise ValueError("the library names no wavelengths, so it cannot be resampled")
+    source = library.axis.to(axis.unit)
+    order = np.argsort(np.asarray(source.centers), kind="stable")
+    spectra = np.asarray(library.spectra)[:, order]
+    valid = np.isfinite(spectra)
+    if library.good_bands is not None:
+        valid &= np.asarray(library.good_bands)[order]
+    values, share = _weigh(
+        *(
+            np.asarray(a, spectra.dtype)  # what JAX makes of float64 is up to its own setting
+            for a in (
+                np.where(valid, spectra, 0),
+                valid,
+                np.asarray(source.centers)[order],
+                axis.centers,
+                _widths(axis),
+            )
+        )
+    )
+    known = np.asarray(share) >= COVERED
+    if not known.any():
+        raise ValueError(f"library and scene do not overlap: {_range(library.axis)} and {_range(axis)}")
+    return replace(
+        library,
+        spectra=np.where(known, np.asarray(values), np.nan).astype(values.dtype),
+        axis=axis,
+        good_bands=known.any(axis=0),
+    )
+
+
+def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
+    """The library on the bands of the scene, ready to unmix with.
+
+    Resampled only where the axes differ; where one of the two names no wavelengths the numbers of bands must
+    agree. `good_bands` is False where the scene's band is bad or where any spectrum has no value; there the
+    spectra are 0, so that no NaN enters a product.
+
+    Raises:
+        ValueError: different numbers of bands without wavelengths to compare (both are named); no overlap; no
+            band in which every spectrum has a value.
+    """
+    if scene.axis is None or library.axis is None:
+        if library.spectra.shape[1] != scene.bands:
+            which = "the scene" if scene.axis is None else "the library"
+            raise ValueError(
+                f"the library has {library.spectra.shape[1]} bands, the scene has {scene.bands}, and {which} "
+                "names no wavelengths to resample by"
+            )
+        matched = library
+    else:
+        matched = library if _same(scene.axis, library.axis) else resample(library, scene.axis)
+    spectra = np.asarray(matched.spectra)
+    good = np.isfinite(spectra).all(axis=0)
+    for marked in (matched.good_bands, scene.good_bands):
+        good = good if marked is None else good & np.asarray(marked)
+    if not good.any():
+        raise ValueError(
+            "there is no good band of the scene in which every spectrum of the library has a value"
+        )
+    return replace(
+        matched,
+        spectra=np.where(np.isfinite(spectra), spectra, 0).astype(spectra.dtype),
+        axis=matched.axis if scene.axis is None else scene.axis,
+        good_bands=good,
+    )
+
+
+@jax.jit
+def _weigh(
+    spectra: Float[Array, "member source"],
+    valid: Float[Array, "member source"],
+    source: Float[Array, "source"],
+    centers: Float[Array, "band"],
+    widths: Float[Array, "band"],
+) -> tuple[Float[Array, "member band"], Float[Array, "member band"]]:
+    """Weighted means over the valid channels, and the share of each band's response they know.
+
+    Compiled here because resampling runs outside every other compiled function.
+    """
+    weights = response(source, centers, widths)
+    known = matmul(valid, weights.T)
+    values = matmul(spectra, weights.T) / jnp.where(known > 0, known, 1.0)
+    return values, known * coverage(source, centers, widths)
+
+
+def _widths(axis: SpectralAxis) -> Float[Any, "band"]:
+    """Band widths of an axis, estimated from the spacing in file order where it names none."""
+    if axis.fwhm is not None:
+        return np.asarray(axis.fwhm)
+    steps = np.abs(np.diff(np.asarray(axis.centers)))
+    if len(steps) == 0:
+        raise ValueError("one band without a width: its FWHM cannot be estimated from its neighbours")
+    return np.array([np.median(steps[max(i - 2, 0) : i + 2]) for i in range(len(axis))])
+
+
+def _same(one: SpectralAxis, other: SpectralAxis) -> bool:
+    """Whether two axes are the same bands up to the rounding of files."""
+    if len(one) != len(other):
+        return False
+    other = other.to(one.unit)
+    centers = np.asarray(one.centers)
+    spacing = np.median(np.abs(np.diff(centers))) if len(centers) > 1 else centers[0]
+    return bool(np.all(np.abs(centers - np.asarray(other.centers)) <= SAME * spacing))
+
+
+def _range(axis: SpectralAxis) -> str:
+    """The range of an axis with its unit, for messages."""
+    centers = np.asarray(axis.centers)
+    return f"{centers.min():g} to {centers.max():g} {axis.unit.replace('-1', '⁻¹')}"

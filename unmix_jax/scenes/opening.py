@@ -1,0 +1,60 @@
+"""Open whatever a name stands for: a file, or a dataset."""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from unmix_jax.scenes.datasets import catalogue, load
+from unmix_jax.scenes.library import read_library
+from unmix_jax.scenes.readers import read_scene
+from unmix_jax.scenes.scene import Scene, SpectralLibrary
+
+__all__ = ["open_any", "open_library", "open_scene"]
+
+TABLES = (".sli", ".csv", ".txt", ".tsv")
+
+
+def open_any(
+    name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None
+) -> Scene | SpectralLibrary:
+    """A scene or a spectral library: the file of this name where there is one, else the dataset.
+
+    Args:
+        name: a path, or a name out of `unmix_jax.scenes.datasets.catalogue`.
+        keys: as in `unmix_jax.scenes.readers.read_scene`.
+        unit: of the wavelengths, where the file does not say it.
+
+    Raises:
+        FileNotFoundError: neither a file nor a dataset, or a dataset that is not there.
+        ValueError: what the readers cannot understand.
+    """
+    if not Path(name).expanduser().exists():
+        if name in catalogue():
+            return load(name)
+        raise FileNotFoundError(f"{name}: no such file, and no dataset of this name")
+    if Path(name).suffix.lower() in TABLES:
+        return read_library(name, unit=unit)
+    try:
+        return read_scene(name, keys=keys or None, unit=unit)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            return read_library(name, unit=unit, keys=keys or None)
+        raise
+
+
+def open_scene(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> Scene:
+    """A scene, and nothing but a scene; arguments and errors as `open_any`."""
+    opened = open_any(name, keys=keys, unit=unit)
+    if not isinstance(opened, Scene):
+        raise ValueError(f"{name} is a spectral library, not a scene")
+    return opened
+
+
+def open_library(name: str) -> SpectralLibrary:
+    """A library: a file, a dataset, or the reference endmembers of a dataset; errors as `open_any`."""
+    opened = open_any(name)
+    if not isinstance(opened, Scene):
+        return opened
+    if opened.endmembers is None:
+        raise ValueError(f"{name} is a scene without reference endmembers, not a spectral library")
+    return opened.endmembers
