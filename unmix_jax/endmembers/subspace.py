@@ -1,0 +1,319 @@
+"""How noisy is the scene, and how many endmembers does it hold?
+
+Host-level analyses of a whole scene. All of them need only the mean and the second moments of the pixels,
+so one pass over the data accumulates those in float64, block by block (a memory map is never loaded
+whole), and the rest is algebra on [band, band] matrices. The answer is therefore the float64 answer,
+whatever the dtype of the data; results come back in the dtype of the data.
+
+Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixels that are NaN, no-data
+(-9999 or the scene's own value), all zero or masked are left out, and so are the bad bands of a scene.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.special import ndtri
+
+from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.scene import Scene
+
+__all__ = ["Noise", "Subspace", "estimate_noise", "hfc", "hysime", "nwhfc"]
+
+BLOCK_BYTES = 16 * 2**20
+RIDGE = 1e-13  # of the mean band power: far below any sensor's noise, above the rounding of the Gram matrix
+
+
+class Noise(eqx.Module):
+    """Additive noise of each band, uncorrelated between bands.
+
+    Attributes:
+        std: standard deviation, in the unit of the pixels; NaN in the bad bands of a scene.
+        snr: signal-to-noise ratio of the scene, dB: power of the estimated signal over that of the noise.
+    """
+
+    std: Float[Array, "band"]
+    snr: Float[Array, ""]
+
+
+class Subspace(eqx.Module):
+    """The signal subspace that HySime identifies.
+
+    Attributes:
+        count: dimension of the subspace: the number of endmembers.
+        basis: orthonormal rows that span it, the most useful first; NaN in the bad bands of a scene.
+        cost: change of the mean squared error by each eigenvector, ascending, in the squared unit of the
+            pixels; the negative ones are in the basis.
+        noise: the noise estimate it rests on.
+    """
+
+    count: int
+    basis: Float[Array, "component band"]
+    cost: Float[Array, "good_band"]
+    noise: Noise
+
+
+class Moments(NamedTuple):
+    """Number of valid pixels, their mean and their second moments about zero, over the good bands."""
+
+    pixels: int
+    mean: Float[np.ndarray, "good_band"]
+    second: Float[np.ndarray, "good_band good_band"]
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "good_band good_band"]:
+        """Second moments about the mean."""
+        return self.second - np.outer(self.mean, self.mean)
+
+
+class ValidPixels:
+    """The valid pixels and good bands of an array or a scene, read block by block."""
+
+    def __init__(self, pixels: Any) -> None:
+        scene = pixels if isinstance(pixels, Scene) else None
+        values = pixels.cube if isinstance(pixels, Scene) else pixels
+        if not hasattr(values, "shape"):
+            values = np.asarray(values)
+        if len(values.shape) not in (2, 3) or 0 in values.shape:
+            raise ValueError(
+                "pixels must be [pixel, band] or [row, column, band] and not empty, "
+                f"got {tuple(values.shape)}"
+            )
+        self.shape: tuple[int, ...] = tuple(values.shape[:-1])
+        self.bands: int = values.shape[-1]
+        self.values = values
+        self.nodata = {NODATA} if scene is None or scene.nodata is None else {NODATA, scene.nodata}
+        good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)
+        self.good = np.arange(self.bands) if good is None else np.flatnonzero(np.asarray(good))
+        self.mask = None if mask is None else np.asarray(mask).reshape(-1)
+        kind = np.dtype(self.values.dtype)
+        self.dtype = kind if kind.kind == "f" else np.dtype(np.float32)
+
+    def blocks(self) -> Iterator[tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n good_band"]]]:
+        """Indices and float64 values of the valid pixels, a few rows at a time."""
+        width = math.prod(self.shape[1:])
+        rows = max(1, BLOCK_BYTES // (8 * self.bands * width))
+        for first in range(0, self.shape[0], rows):
+            block = np.asarray(self.values[first : first + rows]).reshape(-1, self.bands)
+            if len(self.good) < self.bands:
+                block = block[:, self.good]
+            block = block.astype(np.float64)
+            valid = np.isfinite(block.sum(axis=1)) & block.any(axis=1)
+            for nodata in self.nodata:
+                valid &= ~(block == nodata).any(axis=1)
+            start = first * width
+            if self.mask is not None:
+                valid &= self.mask[start : start + len(block)]
+            yield start + np.flatnonzero(valid), block if valid.all() else block[valid]
+
+    def spectra(self, indices: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n good_band"]:
+        """Some pixels as measured, float64."""
+        rows, *rest = np.unravel_index(indices, self.shape)
+        picked = [np.asarray(self.values[int(row)]) for row in rows]
+        if rest:
+            picked = [row[column] for row, column in zip(picked, rest[0], strict=True)]
+        return np.stack(picked).astype(np.float64)[:, self.good]
+
+    def moments(self) -> Moments:
+        """Mean and second moments of the valid pixels; a ValueError where no pixel is valid."""
+        total, size = 0, len(self.good)
+        mean, second = np.zeros(size), np.zeros((size, size))
+        for index, block in self.blocks():
+            total += len(index)
+            mean += block.sum(axis=0)
+            second += block.T @ block
+        if total == 0:
+            raise ValueError(
+                f"none of the {math.prod(self.shape)} pixels is valid (NaN, no-data, zero or masked)"
+            )
+        return Moments(total, mean / total, second / total)
+
+    def on_all_bands(self, rows: Float[np.ndarray, "*n good_band"]) -> Float[Array, "*n band"]:
+        """Spectra back on every band of the input, NaN in the bad ones, in the dtype of the data."""
+        full = np.full((*rows.shape[:-1], self.bands), np.nan)
+        full[..., self.good] = rows
+        return self.like_data(full)
+
+    def like_data(self, values: Any) -> Array:
+        """A JAX array in the dtype of the data."""
+        return jnp.asarray(np.asarray(values).astype(self.dtype))
+
+
+def eigenvectors(
+    symmetric: Float[np.ndarray, "band band"],
+) -> tuple[Float[np.ndarray, "band"], Float[np.ndarray, "band band"]]:
+    """Eigenvalues, descending, and eigenvectors as rows whose largest component is positive."""
+    values, columns = np.linalg.eigh(symmetric)
+    rows = columns.T[::-1]
+    peak = np.argmax(np.abs(rows), axis=1)
+    return np.maximum(values[::-1], 0.0), rows * np.sign(rows[np.arange(len(rows)), peak])[:, None]
+
+
+def _regress(moments: Moments) -> Float[np.ndarray, "band band"]:
+    """The matrix that takes pixels [pixel, band] to their regression residuals: R⁻¹ diag(R⁻¹)⁻¹."""
+    power = np.diag(moments.second).copy()
+    live = power > 0
+    # A correlation matrix: bands of very different power (and the ridge) are then treated alike.
+    scale = np.where(live, 1 / np.sqrt(np.where(live, power, 1.0)), 0.0)
+    correlation = moments.second * np.outer(scale, scale) + np.diag(RIDGE + ~live)
+    inverse = np.linalg.inv(correlation)
+    to_residual = inverse / np.diag(inverse)
+    return scale[:, None] * to_residual * np.where(live, 1 / np.where(live, scale, 1.0), 0.0)
+
+
+def _noise_variance(
+    moments: Moments, to_residual: Float[np.ndarray, "band band"]
+) -> Float[np.ndarray, "band"]:
+    """Mean square of the regression residuals of each band, never negative."""
+    return np.maximum(np.einsum("bi,bc,ci->i", to_residual, moments.second, to_residual, optimize=True), 0.0)
+
+
+def _require_pixels(moments: Moments) -> None:
+    """A regression on the other bands needs more pixels than bands."""
+    bands = len(moments.mean)
+    if moments.pixels <= bands:
+        raise ValueError(
+            "noise estimation needs more valid pixels than bands, "
+            f"got {moments.pixels} pixels of {bands} bands"
+        )
+    if bands < 2:
+        raise ValueError("noise estimation regresses each band on the others and needs at least 2 bands")
+
+
+def _noise_of(data: ValidPixels, moments: Moments) -> tuple[Noise, np.ndarray, np.ndarray]:
+    """Noise, its variance per good band, and the second moments of the estimated signal."""
+    _require_pixels(moments)
+    to_residual = _regress(moments)
+    variance = _noise_variance(moments, to_residual)
+    to_signal = np.eye(len(variance)) - to_residual
+    signal = to_signal.T @ moments.second @ to_signal
+    with np.errstate(divide="ignore"):
+        snr = 10 * np.log10(np.trace(signal) / variance.sum()) if np.trace(signal) > 0 else -np.inf
+    return Noise(data.on_all_bands(np.sqrt(variance)), data.like_data(snr)), variance, signal
+
+
+def estimate_noise(pixels: Any) -> Noise:
+    r"""Noise of each band by multiple regression on all other bands.
+
+    With R = YᵀY the residuals of all regressions at once are W = Y R⁻¹ diag(R⁻¹)⁻¹; the noise variance is
+    the mean of W² over pixels.
+
+    Args:
+        pixels: spectra, any unit; an array or a `Scene`.
+
+    Returns:
+        Standard deviation per band and the signal-to-noise ratio.
+
+    Raises:
+        ValueError: no valid pixel, or not more valid pixels than bands.
+
+    Reference:
+        Bioucas-Dias & Nascimento 2008, 10.1109/TGRS.2008.918089.
+    """
+    data = ValidPixels(pixels)
+    return _noise_of(data, data.moments())[0]
+
+
+def hysime(pixels: Any) -> Subspace:
+    r"""Signal subspace and number of endmembers by minimum error (HySime).
+
+    Among the eigenvectors e of the signal's second moments, keep those with -eᵀ R_y e + 2 eᵀ R_n e < 0:
+    what they carry exceeds twice the noise that they admit.
+
+    Args:
+        pixels: spectra, any unit; an array or a `Scene`.
+
+    Returns:
+        The count, an orthonormal basis, the cost of each eigenvector, and the noise.
+
+    Raises:
+        ValueError: no valid pixel, or not more valid pixels than bands.
+
+    Reference:
+        Bioucas-Dias & Nascimento 2008, 10.1109/TGRS.2008.918089.
+    """
+    data = ValidPixels(pixels)
+    moments = data.moments()
+    noise, variance, signal = _noise_of(data, moments)
+    _, vectors = eigenvectors(signal)
+    variance = (
+        variance + np.trace(signal) / len(variance) * 1e-5
+    )  # the authors' floor: 50 dB below the signal
+    power = np.einsum("kb,bc,kc->k", vectors, moments.second, vectors, optimize=True)
+    cost = 2 * vectors**2 @ variance - power
+    order = np.argsort(cost, kind="stable")
+    count = int(np.sum(cost < 0))
+    return Subspace(count, data.on_all_bands(vectors[order[:count]]), data.like_data(cost[order]), noise)
+
+
+def _neyman_pearson(moments: Moments, false_alarm: float | Sequence[float]) -> Int[np.ndarray, "*rate"]:
+    """Eigenvalues of the correlation that exceed those of the covariance, at each false-alarm rate."""
+    rates = np.asarray(false_alarm, dtype=np.float64)
+    if not ((rates > 0) & (rates < 1)).all():
+        raise ValueError(f"false_alarm is a probability between 0 and 1, got {false_alarm}")
+    correlation = np.linalg.eigvalsh(moments.second)[::-1]
+    covariance = np.linalg.eigvalsh(moments.covariance)[::-1]
+    sigma = np.sqrt(2 / moments.pixels * (correlation**2 + covariance**2))
+    # Where the data have no noise, small eigenvalues are the rounding of large ones and differ at random.
+    rounding = 1e-15 * len(correlation) * np.trace(moments.second)
+    exceeds = correlation - covariance > np.maximum(-ndtri(rates)[..., None] * sigma, rounding)
+    return np.asarray(exceeds.sum(axis=-1), dtype=np.int64)
+
+
+def hfc(pixels: Any, *, false_alarm: float | Sequence[float] = 1e-3) -> Int[np.ndarray, "*rate"]:
+    r"""Virtual dimensionality of Harsanyi, Farrand and Chang.
+
+    Counts the l where λ̂_l - λ_l > Φ⁻¹(1 - P_F) σ_l, σ_l² = 2 (λ̂_l² + λ_l²) / N, for the sorted
+    eigenvalues λ̂ of the correlation matrix (uncentred) and λ of the covariance matrix.
+
+    Args:
+        pixels: spectra, any unit; an array or a `Scene`.
+        false_alarm: probability P_F of a false alarm, or several of them.
+
+    Returns:
+        The number of spectrally distinct signals, one per rate.
+
+    Raises:
+        ValueError: no valid pixel, or a rate that is not a probability.
+
+    Reference:
+        Chang & Du 2004, 10.1109/TGRS.2003.819189.
+    """
+    return _neyman_pearson(ValidPixels(pixels).moments(), false_alarm)
+
+
+def nwhfc(pixels: Any, *, false_alarm: float | Sequence[float] = 1e-3) -> Int[np.ndarray, "*rate"]:
+    r"""Noise-whitened virtual dimensionality: `hfc` after dividing each band by its noise.
+
+    Bands without variance (dead or constant) carry no signal of their own and are left out.
+
+    Args:
+        pixels: spectra, any unit; an array or a `Scene`.
+        false_alarm: probability of a false alarm, or several of them.
+
+    Returns:
+        The number of spectrally distinct signals, one per rate.
+
+    Raises:
+        ValueError: no valid pixel, not more valid pixels than bands, or a rate that is not a probability.
+
+    Reference:
+        Chang & Du 2004, 10.1109/TGRS.2003.819189.
+    """
+    data = ValidPixels(pixels)
+    moments = data.moments()
+    live = np.diag(moments.covariance) > 1e-12 * np.diag(moments.second)
+    if not live.any():
+        raise ValueError("no band of the valid pixels has any variance")
+    moments = Moments(moments.pixels, moments.mean[live], moments.second[np.ix_(live, live)])
+    _require_pixels(moments)
+    # Below this floor a band is an exact combination of the others and has no noise to be divided by.
+    floor = 1e-12 * np.diag(moments.second)
+    scale = 1 / np.sqrt(np.maximum(_noise_variance(moments, _regress(moments)), floor))
+    return _neyman_pearson(
+        Moments(moments.pixels, moments.mean * scale, moments.second * np.outer(scale, scale)), false_alarm
+    )
