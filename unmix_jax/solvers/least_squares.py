@@ -1,0 +1,241 @@
+"""Abundances by least squares, exact and certified: ``ucls``, ``scls``, ``nnls`` and ``fcls``.
+
+Each takes one pixel and the endmembers and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever
+endmembers stand, an array or what `prepare` made of it may be passed; band weights, noise covariance and baseline
+columns are options of `prepare`. All are differentiable in the pixel and in the endmembers, forward and reverse,
+by the implicit function theorem on the active set.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.active_set import Reduced, solve, tolerance
+from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, whiten_and_detrend
+from unmix_jax.types import Solution
+
+__all__ = [
+    "fcls",
+    "nnls",
+    "polynomial_baseline",
+    "prepare",
+    "prepared",
+    "remove_shade",
+    "scls",
+    "ucls",
+]
+
+
+def ucls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+    """Unconstrained least squares.
+
+    argmin_a ½‖y − aE‖² (the shortest such a where endmembers are dependent).
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: spectra as rows, or `Prepared`.
+
+    Returns:
+        A `Solution`; its gap is the exact excess of the objective.
+
+    Raises:
+        ValueError: if pixel and endmembers differ in their number of bands.
+    """
+    return _solve(pixel, endmembers, sum_to_one=False, bounded=False)
+
+
+def scls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+    """Sum-to-one constrained least squares.
+
+    argmin_a ½‖y − aE‖² subject to Σa = 1.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: spectra as rows, or `Prepared`.
+
+    Returns:
+        A `Solution`; its gap is the exact excess of the objective.
+
+    Raises:
+        ValueError: if pixel and endmembers differ in their number of bands.
+
+    Reference: Heinz and Chang 2001, 10.1109/36.911111.
+    """
+    return _solve(pixel, endmembers, sum_to_one=True, bounded=False)
+
+
+def nnls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+    """Non-negative least squares.
+
+    argmin_a ½‖y − aE‖² subject to a ≥ 0.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: spectra as rows, or `Prepared`.
+
+    Returns:
+        A `Solution` with a duality gap (NaN where an endmember points away from the mean of all and the gradient
+        leaves no bound; then ``converged`` is False).
+
+    Raises:
+        ValueError: if pixel and endmembers differ in their number of bands.
+
+    Reference: Lawson and Hanson 1974, Solving Least Squares Problems.
+    """
+    return _solve(pixel, endmembers, sum_to_one=False, bounded=True)
+
+
+def fcls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+    """Fully constrained least squares.
+
+    argmin_a ½‖y − aE‖² subject to a ≥ 0 and Σa = 1, solved exactly over active sets.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: spectra as rows, or `Prepared`.
+
+    Returns:
+        A `Solution` with the Frank-Wolfe gap.
+
+    Raises:
+        ValueError: if pixel and endmembers differ in their number of bands.
+
+    Reference: Heinz and Chang 2001, 10.1109/36.911111 (problem; their greedy algorithm is not exact).
+    """
+    return _solve(pixel, endmembers, sum_to_one=True, bounded=True)
+
+
+def prepared(unmixer: Any) -> Any:
+    """The same unmixer with `prepare` done, where it is one of these solvers with its endmembers as an array."""
+    if isinstance(unmixer, eqx.Partial) and unmixer.func in (ucls, scls, nnls, fcls):
+        endmembers = unmixer.keywords.get("endmembers")
+        if endmembers is not None and not isinstance(endmembers, Prepared):
+            return eqx.Partial(unmixer.func, endmembers=prepare(endmembers))
+    return unmixer
+
+
+def remove_shade(solution: Solution, member: int) -> Solution:
+    """Fractions of the lit materials: drop the shade (or blackbody) endmember and renormalise.
+
+    a_i / (1 − a_shade); NaN where nothing but shade was found.
+
+    Args:
+        solution: of a solver whose endmembers include the shade.
+        member: index of the shade endmember; negative counts from the end.
+
+    Returns:
+        The solution with one abundance less; residual, gap and flags are those of the fit.
+
+    Raises:
+        ValueError: if there is no such endmember, or no other.
+
+    Reference: Ramsey and Christensen 1998, 10.1029/97JB02784.
+    """
+    count = solution.abundances.shape[-1]
+    if count < 2 or not -count <= member < count:
+        raise ValueError(f"cannot remove endmember {member} of {count}")
+    rest = jnp.delete(solution.abundances, member, axis=-1, assume_unique_indices=True)
+    total = jnp.sum(rest, -1, keepdims=True)
+    enough = total > 10 * jnp.finfo(total.dtype).eps
+    shares = jnp.where(enough, rest / jnp.where(enough, total, 1.0), jnp.nan)
+    return eqx.tree_at(
+        lambda s: (s.abundances, s.covariance), solution, (shares, None), is_leaf=lambda x: x is None
+    )
+
+
+def _solve(
+    pixel: Float[Any, "band"], endmembers: Any, *, sum_to_one: bool, bounded: bool
+) -> Solution:
+    """One pixel through projection, solver, residual and certificate."""
+    problem = endmembers if isinstance(endmembers, Prepared) else prepare(endmembers)
+    if len(np.shape(pixel)) != 1:
+        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
+    if pixel.shape[0] != problem.endmembers.shape[1]:
+        raise ValueError(f"endmembers have {problem.endmembers.shape[1]} bands, pixels have {pixel.shape[0]}")
+    pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
+    if problem.good is not None:
+        pixel = jnp.where(problem.good, pixel, 0.0)
+    geometry = problem.geometry
+    z = matmul(jax.lax.stop_gradient(pixel), problem.projector)
+    abundances, answer = _differentiable(pixel, problem, z, sum_to_one, bounded)
+
+    error = pixel - matmul(abundances, problem.endmembers)
+    if problem.good is not None:
+        error = jnp.where(problem.good, error, 0.0)
+    baseline = None
+    if problem.baseline is not None and problem.baseline_map is not None:
+        baseline = matmul(error, problem.baseline_map)
+        error = error - matmul(baseline, problem.baseline)
+        if problem.good is not None:
+            error = jnp.where(problem.good, error, 0.0)
+    bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
+    squared = jnp.sum(error**2)
+
+    # ‖y‖² of the objective: what is left, and what the endmembers take of it (no second pass over the pixel)
+    weighted = squared if problem.whitener is None else jnp.sum(whiten_and_detrend(problem, error) ** 2)
+    energy = 0.5 * (jax.lax.stop_gradient(weighted) + answer.explained)
+    gap = jnp.where(energy > 0, answer.excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
+    finite = jnp.isfinite(squared) & jnp.all(jnp.isfinite(abundances))
+    region = geometry.simplex if sum_to_one else geometry.cone
+    return Solution(
+        abundances=abundances,
+        residual=_root(squared / bands),
+        gap=gap,
+        steps=answer.steps,
+        converged=finite & ((gap <= tolerance(pixel.dtype)) | (energy == 0)),
+        fitted=baseline,
+        unique=region.unique,
+    )
+
+
+def _root(squared: Array) -> Array:
+    """Square root with a zero gradient at zero."""
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), squared)
+
+
+def _differentiable(
+    pixel: Array, problem: Prepared, z: Array, sum_to_one: bool, bounded: bool
+) -> tuple[Array, Reduced]:
+    """Abundances with derivatives in the pixel and in ``problem.endmembers``, and the answer they come from."""
+    problem_ = jax.lax.stop_gradient(problem)
+    answer = jax.lax.stop_gradient(solve(problem_.geometry, z, sum_to_one=sum_to_one, bounded=bounded))
+
+    @jax.custom_jvp
+    def attach(pixel: Array, spectra: Array, abundances: Array, problem: Prepared) -> Array:
+        del pixel, spectra, problem
+        return abundances
+
+    @attach.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        pixel, spectra, abundances, problem = primals
+        inside = abundances > 0 if bounded else jnp.ones_like(abundances, bool)
+
+        def gradient(pixel: Array, spectra: Array) -> Array:
+            error = whiten_and_detrend(problem, matmul(abundances, spectra) - pixel)
+            return jnp.where(inside, matmul(whiten_and_detrend(problem, spectra), error), 0.0)
+
+        _, change = jax.jvp(gradient, (pixel, spectra), (tangents[0], tangents[1]))
+        return abundances, _newton(problem, inside, change, sum_to_one)
+
+    return attach(pixel, problem.endmembers, answer.abundances, problem_), answer
+
+
+def _newton(problem: Prepared, inside: Array, change: Array, sum_to_one: bool) -> Array:
+    """How the abundances of the support answer a change of the gradient."""
+    gram = problem.geometry.gram
+    count = gram.shape[0]
+    scale = jnp.trace(gram) / count
+    eps = jnp.finfo(gram.dtype).eps
+    both = inside[:, None] & inside[None, :]
+    matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, eps * scale, scale))
+    if not sum_to_one:
+        return -jnp.linalg.solve(matrix, change)
+    border = scale * inside.astype(gram.dtype)
+    bordered = jnp.block([[matrix, border[:, None]], [border[None, :], jnp.zeros((1, 1), gram.dtype)]])
+    return -jnp.linalg.solve(bordered, jnp.append(change, 0.0))[:count]

@@ -1,0 +1,165 @@
+"""Exact non-negative least squares for many endmembers: a first-order guess of the support, then exact solves.
+
+A few dozen steps of the alternating direction method of multipliers cost one small matrix product each and find
+most of the support. Block principal pivoting (Kim and Park 2011, 10.1137/110821172) finishes: each exact solve
+factors the Gram matrix of the support alone, packed into as few slots as it needs, and corrects its result with the
+gradient of the unsquared problem (one step of iterative refinement), so that float32 holds.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.tables import Geometry
+from unmix_jax.solvers.worklist import State, work_off
+
+__all__ = ["support_solve"]
+
+START_STEPS = 40
+PENALTY = 5e-3  # of the mean squared endmember: large enough to separate, small enough to follow the data
+SLOTS = (8, 16, 24, 32, 48, 64, 96)  # sizes a support is padded to
+CHUNK = 1024
+MAX_ROUNDS = 40
+
+
+def support_solve(
+    geometry: Geometry, z: Float[Array, "latent pixel"], sum_to_one: bool
+) -> tuple[Float[Array, "endmember pixel"], Int[Array, "pixel"]]:
+    """Minimise ½‖z − Fa‖² over a ≥ 0 (and Σa = 1) for a batch of pixels; abundances and exact solves."""
+    pixels, count = z.shape[1], geometry.factor.shape[1]
+    target = matmul(z.T, geometry.factor)
+    inside = _first_order(geometry, target, sum_to_one) > 0
+    state = {
+        "z": z,
+        "target": target.T,
+        "abundances": jnp.zeros((count, pixels), z.dtype),
+        "inside": inside.T,
+        "fewest": jnp.full(pixels, count + 1, jnp.int32),
+        "patience": jnp.full(pixels, 3, jnp.int32),
+        "steps": jnp.zeros(pixels, jnp.int32),
+        "done": jnp.zeros(pixels, bool),
+    }
+    sizes = [size for size in SLOTS if size < count] + [count]
+    branches = [functools.partial(_round, geometry, sum_to_one, slots) for slots in sizes]
+
+    def advance(part: State) -> State:
+        needed = jnp.max(jnp.where(part["done"], 0, jnp.sum(part["inside"], 0)))
+        return jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), needed), branches, part)
+
+    # pixels of like support sizes share a chunk
+    order = jnp.argsort(jnp.sum(inside, -1))
+    state = {name: x[..., order] for name, x in state.items()}
+    state = work_off(advance, state, chunk=CHUNK, max_rounds=MAX_ROUNDS, constant=("z", "target"))
+    back = jnp.argsort(order)
+    return jnp.maximum(state["abundances"], 0)[:, back], state["steps"][back]
+
+
+def _first_order(geometry: Geometry, target: Array, sum_to_one: bool) -> Array:
+    """Over-relaxed ADMM from the uniform mixture; only the signs of the result are used."""
+    count = target.shape[1]
+    penalty = PENALTY * jnp.trace(geometry.gram) / count
+    penalty = jnp.where(penalty > 0, penalty, 1.0)
+    inverse = jnp.linalg.inv(geometry.gram + penalty * jnp.eye(count, dtype=target.dtype))
+    if sum_to_one:  # the equality constraint as part of the quadratic step: x = inverse @ r + offset
+        row = jnp.sum(inverse, 0)
+        offset = row / jnp.sum(row)
+        inverse = inverse - row[:, None] * row[None, :] / jnp.sum(row)
+    else:
+        offset = jnp.zeros_like(target[0])
+    fixed = matmul(target, inverse) + offset
+    inverse = penalty * inverse
+
+    def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        bounded, dual = state
+        free = fixed + matmul(bounded - dual, inverse)
+        relaxed = 1.6 * free - 0.6 * bounded + dual
+        bounded = jnp.maximum(relaxed, 0)
+        return bounded, relaxed - bounded
+
+    start = (jnp.full_like(target, 1.0 / count), jnp.zeros_like(target))
+    return jax.lax.fori_loop(0, START_STEPS, step, start)[0]
+
+
+def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> State:
+    """One exact solve on the support of each pixel, and the exchange that block principal pivoting wants."""
+    inside, z, target = part["inside"].T, part["z"].T, part["target"].T
+    count = inside.shape[1]
+    eps = jnp.finfo(z.dtype).eps
+    scale = jnp.max(jnp.diag(geometry.gram))
+    scale = jnp.where(scale > 0, scale, 1.0)
+
+    # endmembers of the support first, in their order, then empty slots
+    rank = jnp.cumsum(inside, -1) - 1
+    slot_of = jnp.where(inside, rank, slots)
+    pixel = jnp.arange(inside.shape[0])[:, None]
+    members = jnp.full((inside.shape[0], slots), count, jnp.int32)
+    members = members.at[pixel, slot_of].set(jnp.arange(count, dtype=jnp.int32)[None, :], mode="drop")
+    filled = members < count
+    index = jnp.minimum(members, count - 1)
+    both = filled[:, :, None] & filled[:, None, :]
+    gram = geometry.gram[index[:, :, None], index[:, None, :]]
+    gram = jnp.where(both, gram, 0.0) + jnp.eye(slots, dtype=z.dtype) * jnp.where(
+        filled, 20 * eps * scale, scale
+    )[:, :, None]
+    cholesky = jax.lax.linalg.cholesky(gram, symmetrize_input=False)
+
+    def gather(full: Array) -> Array:
+        return jnp.where(filled, jnp.take_along_axis(full, index, -1), 0.0)
+
+    def scatter(packed: Array) -> Array:
+        return jnp.zeros_like(target).at[pixel, members].set(packed, mode="drop")
+
+    def backsolve(right: Array) -> Array:
+        half = jax.lax.linalg.triangular_solve(cholesky, right, left_side=True, lower=True)
+        return jax.lax.linalg.triangular_solve(cholesky, half, left_side=True, lower=True, transpose_a=True)
+
+    def gradient_at(abundances: Array) -> Array:
+        return matmul(matmul(abundances, geometry.factor.T) - z, geometry.factor)
+
+    if sum_to_one:
+        both_sides = backsolve(jnp.stack([gather(target), filled.astype(z.dtype)], -1))
+        plain, ones = both_sides[..., 0], both_sides[..., 1]
+        total = jnp.sum(ones, -1, keepdims=True)
+
+        def feasible(packed: Array, sum_: float) -> Array:
+            return packed - ones * (jnp.sum(packed, -1, keepdims=True) - sum_) / total
+
+        packed = feasible(plain, 1.0)
+        correction = backsolve(-gather(gradient_at(scatter(packed)))[..., None])[..., 0]
+        packed = packed + feasible(correction, 0.0)
+    else:
+        packed = backsolve(gather(target)[..., None])[..., 0]
+        packed = packed - backsolve(gather(gradient_at(scatter(packed)))[..., None])[..., 0]
+    abundances = scatter(packed)
+    gradient = gradient_at(abundances)
+    if sum_to_one:  # the multiplier is the common gradient of the support
+        gradient = gradient - jnp.sum(jnp.where(inside, gradient, 0), -1, keepdims=True) / jnp.maximum(
+            jnp.sum(inside, -1, keepdims=True), 1
+        )
+
+    size = jnp.sqrt(scale * jnp.sum(z**2, -1, keepdims=True))
+    wrong = jnp.where(inside, abundances < -20 * eps, gradient < -20 * eps * size)
+    number = jnp.sum(wrong, -1, dtype=jnp.int32)
+    progress = number < part["fewest"]
+    block = progress | (part["patience"] > 0)
+    last = count - 1 - jnp.argmax(wrong[:, ::-1], -1)
+    single = jnp.arange(count) == last[:, None]
+    exchanged = inside ^ jnp.where(block[:, None], wrong, wrong & single)
+    if sum_to_one:  # an empty support has no solution: the steepest endmember alone
+        steepest = jnp.argmin(gradient, -1)[:, None] == jnp.arange(count)
+        exchanged = jnp.where(jnp.any(exchanged, -1, keepdims=True), exchanged, steepest)
+    new = {
+        "z": part["z"],
+        "target": part["target"],
+        "abundances": abundances.T,
+        "inside": jnp.where(number == 0, inside.T, exchanged.T),
+        "fewest": jnp.minimum(part["fewest"], number),
+        "patience": jnp.where(progress, 3, part["patience"] - 1),
+        "steps": part["steps"] + 1,
+        "done": number == 0,
+    }
+    return {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}

@@ -1,0 +1,326 @@
+"""What the certified least-squares solvers need to know of the endmembers, computed once.
+
+Every problem here is ``min ½‖y − aE‖²`` over some convex set of abundances. With the thin singular value
+decomposition of the (whitened, baseline-free) endmembers, ``E = (U F)ᵀ``, the objective is
+``½‖z − F a‖²`` plus a constant, with ``z = Uᵀ y``: one product per pixel, after which everything has as many
+dimensions as there are endmembers. The error of this reduction grows with the condition number, not its square.
+
+For few endmembers all 2^R supports fit in a table: row ``i`` of support ``S`` is the affine form of ``z`` that
+gives the abundance ``i`` if ``i`` is in ``S`` and the reduced gradient ``i`` otherwise. A support is optimal exactly
+where all its forms are non-negative.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
+
+from unmix_jax.linalg import matmul
+
+__all__ = ["Geometry", "Prepared", "Region", "polynomial_baseline", "prepare"]
+
+TABLE_LIMIT = 12  # 2^12 supports of 12 x 13 forms: 2.5 MB in float32
+
+
+class Region(eqx.Module):
+    """One feasible set (the cone a ≥ 0 or the simplex) seen from the endmembers.
+
+    Attributes:
+        table: the forms of every support, [endmember, latent + 1, support]; None for many endmembers.
+        linear: the solution without bounds is ``linear @ z + offset``.
+        plane: orthonormal basis of the directions of ``F a`` that the equality constraint leaves free.
+        unique: False where the endmembers are (affinely) dependent.
+    """
+
+    table: Float[Any, "endmember form support"] | None
+    linear: Float[Any, "endmember latent"]
+    offset: Float[Any, "endmember"]
+    plane: Float[Any, "latent free"]
+    unique: Bool[Any, ""]
+
+
+class Geometry(eqx.Module):
+    """The reduced problem ``½‖z − F a‖²`` and what its two feasible sets share."""
+
+    factor: Float[Any, "latent endmember"]
+    gram: Float[Any, "endmember endmember"]
+    reach: Float[Any, "endmember"]
+    cone: Region
+    simplex: Region
+
+
+class Prepared(eqx.Module):
+    """Endmembers with all that does not depend on the pixel; stands wherever endmembers may stand.
+
+    Attributes:
+        endmembers: [endmember, band], as given.
+        whitener: square root of the band weights [band], or a whitening matrix [band, band]; None: all one.
+        good: bands of positive weight; None where all are.
+        projector: ``z = pixel @ projector``, whitening and baseline removal included.
+        baseline: columns fitted free of sign [degree + 1, band]; None: none.
+        baseline_map: ``coefficients = (pixel − aE) @ baseline_map``.
+        geometry: the reduced problem.
+    """
+
+    endmembers: Float[Array, "endmember band"]
+    whitener: Float[Array, "..."] | None
+    good: Bool[Array, "band"] | None
+    projector: Float[Array, "band latent"]
+    baseline: Float[Array, "term band"] | None
+    baseline_map: Float[Array, "band term"] | None
+    geometry: Geometry
+
+    @property
+    def count(self) -> int:
+        """Number of endmembers."""
+        return self.endmembers.shape[0]
+
+
+def polynomial_baseline(position: Float[Any, "band"], degree: int) -> Float[Any, "term band"]:
+    """Legendre polynomials of degree 0 to ``degree`` over the bands, as baseline columns for `prepare`.
+
+    Args:
+        position: where each band lies, in any unit (wavelength in nm, wavenumber in cm⁻¹, band index).
+        degree: 0 constant, 1 slope, 2 curvature.
+
+    Returns:
+        One polynomial per row, dimensionless, on positions scaled to [−1, 1].
+
+    Raises:
+        ValueError: if ``degree`` is negative or not below the number of bands.
+    """
+    position = np.asarray(position, float)
+    if not 0 <= degree < position.size:
+        raise ValueError(f"baseline degree {degree} needs to be from 0 to {position.size - 1}")
+    low, high = position.min(), position.max()
+    scaled = 2 * (position - low) / (high - low or 1.0) - 1
+    return np.polynomial.legendre.legvander(scaled, degree).T
+
+
+def prepare(
+    endmembers: Float[Any, "endmember band"],
+    *,
+    weights: Shaped[Any, "band"] | None = None,
+    noise_covariance: Float[Any, "band band"] | None = None,
+    baseline: int | Float[Any, "term band"] | None = None,
+) -> Prepared:
+    """Do once what least squares with these endmembers needs for every pixel.
+
+    The solvers then minimise ½ (y − aE − cP) W (y − aE − cP)ᵀ with W = diag(weights) or the inverse noise
+    covariance, over abundances a in their feasible set and baseline coefficients c free of sign.
+
+    Args:
+        endmembers: spectra as rows, in the unit of the pixels.
+        weights: non-negative weight of each band, 1/variance for instance; 0 leaves a band out, whatever it
+            holds. A mask of good bands serves as it is.
+        noise_covariance: covariance of the noise between bands, in the squared unit of the pixels; together
+            with ``weights`` only the zeros of the latter count.
+        baseline: degree of a polynomial in the band index that is fitted along, or the columns themselves
+            (`polynomial_baseline` makes them from wavelengths).
+
+    Returns:
+        A `Prepared` pytree. When ``endmembers`` is a tracer the tables of supports are left out: results are the
+        same, the solve costs more.
+
+    Raises:
+        ValueError: if shapes disagree, endmembers or weights are not finite in the bands that count, weights are
+            negative, or the covariance is not positive definite.
+    """
+    traced = any(isinstance(x, jax.core.Tracer) for x in (endmembers, weights, noise_covariance, baseline))
+    xp: Any = jnp if traced else np
+    if len(np.shape(endmembers)) != 2 or 0 in np.shape(endmembers):
+        raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
+    # the precision that jax would give these endmembers; NumPy computes in float64 whatever that is
+    dtype = jax.dtypes.canonicalize_dtype(getattr(endmembers, "dtype", float))
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
+    spectra = jax.lax.stop_gradient(endmembers) if traced else np.asarray(endmembers, np.float64)
+    whitener, good = _whitener(xp, spectra.shape[1], weights, noise_covariance)
+    if good is not None:
+        spectra = xp.where(good, spectra, 0.0)
+    if not traced and not np.isfinite(spectra).all():
+        raise ValueError("endmembers hold NaN or infinite values in bands that count; give those bands weight 0")
+    white = _whiten(xp, spectra, whitener)
+
+    columns = baseline_map = None
+    if baseline is not None:
+        bands = spectra.shape[1]
+        columns = polynomial_baseline(np.arange(bands), baseline) if isinstance(baseline, int) else baseline
+        columns = xp.asarray(columns, spectra.dtype)
+        if columns.ndim != 2 or columns.shape[1] != bands:
+            raise ValueError(f"baseline columns have shape {columns.shape}, the endmembers {bands} bands")
+        inverse = xp.linalg.pinv(_whiten(xp, columns, whitener))  # [band, term]
+        white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
+        baseline_map = _whiten_adjoint(xp, inverse, whitener)
+
+    left, singular, right = xp.linalg.svd(white, full_matrices=False)
+    eps = float(jnp.finfo(spectra.dtype).eps)
+    # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
+    keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(spectra.dtype).tiny)
+    basis = xp.where(keep, right.T, 0.0)
+    factor = xp.where(keep, left * singular, 0.0).T
+    geometry = _geometry(xp, factor, tabulate=not traced)
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
+
+    return Prepared(
+        endmembers=jnp.asarray(endmembers, dtype),
+        whitener=cast(whitener),
+        good=cast(good),
+        projector=cast(_whiten_adjoint(xp, basis, whitener)),
+        baseline=cast(columns),
+        baseline_map=cast(baseline_map),
+        geometry=cast(geometry),
+    )
+
+
+def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, Any]:
+    """Square root of the inverse noise (vector or matrix), and the bands that count (None: all)."""
+    good = None
+    if weights is not None:
+        weights = xp.asarray(weights)
+        if weights.shape != (bands,):
+            raise ValueError(f"weights have shape {weights.shape}, the endmembers {bands} bands")
+        weights = weights if weights.dtype == bool else xp.asarray(weights, xp.result_type(weights, float))
+        if xp is np:
+            if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+                raise ValueError("weights must be finite, not negative, and positive in at least one band")
+            good = None if (weights > 0).all() else weights > 0
+        else:
+            good = weights > 0
+    if covariance is not None:
+        covariance = xp.asarray(covariance, float)
+        if covariance.shape != (bands, bands):
+            raise ValueError(f"noise_covariance has shape {covariance.shape}, wanted ({bands}, {bands})")
+        if good is not None:  # bands that do not count: uncorrelated, then dropped
+            both = good[:, None] & good[None, :]
+            covariance = xp.where(both, covariance, xp.eye(bands))
+        try:
+            factor = xp.linalg.inv(xp.linalg.cholesky(covariance)).T
+        except np.linalg.LinAlgError as error:
+            raise ValueError("noise_covariance is not positive definite") from error
+        return (factor if good is None else xp.where(good[:, None], factor, 0.0)), good
+    if weights is None or (xp is np and (np.asarray(weights, float) == 1).all()):
+        return None, good
+    return xp.sqrt(xp.asarray(weights, float)), good
+
+
+def _whiten(xp: Any, spectra: Any, whitener: Any) -> Any:
+    """Whitened rows: ``y → y · w`` or ``y @ W``."""
+    if whitener is None:
+        return spectra
+    return spectra * whitener if whitener.ndim == 1 else spectra @ whitener
+
+
+def _whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
+    """The map that whitens and then applies ``columns`` [band, k], as one [band, k] matrix."""
+    if whitener is None:
+        return columns
+    return columns * whitener[:, None] if whitener.ndim == 1 else whitener @ columns
+
+
+def _geometry(xp: Any, factor: Any, *, tabulate: bool) -> Geometry:
+    """The reduced problem of ``factor`` [latent, endmember] for both feasible sets."""
+    norms = xp.sqrt((factor**2).sum(0))
+    unit = factor / xp.where(norms > 0, norms, 1.0)
+    mean = unit.mean(1)
+    mean = mean / xp.maximum(xp.sqrt((mean**2).sum()), xp.finfo(factor.dtype).tiny)
+    tabulate = tabulate and factor.shape[1] <= TABLE_LIMIT
+    return Geometry(
+        factor=factor,
+        gram=factor.T @ factor,
+        reach=mean @ factor,
+        cone=_cone(xp, factor, tabulate),
+        simplex=_simplex(xp, factor, tabulate),
+    )
+
+
+def _pseudo_inverse(xp: Any, matrix: Any) -> tuple[Any, Any, Any]:
+    """Pseudo-inverse, an orthonormal basis of the column space (null columns zero), and the rank."""
+    left, singular, right = xp.linalg.svd(matrix, full_matrices=False)
+    eps = float(jnp.finfo(matrix.dtype).eps)
+    top = singular.max() if xp is np and singular.size else singular[:1].sum()
+    keep = singular > 4 * max(matrix.shape) * eps * top
+    inverse = xp.where(keep, 1 / xp.where(keep, singular, 1.0), 0.0)
+    return (right.T * inverse) @ left.T, xp.where(keep, left, 0.0), keep.sum()
+
+
+def _cone(xp: Any, factor: Any, tabulate: bool) -> Region:
+    """Abundances without equality constraint."""
+    inverse, plane, rank = _pseudo_inverse(xp, factor)
+    count = factor.shape[1]
+    return Region(
+        table=_table(factor, sum_to_one=False) if tabulate else None,
+        linear=inverse,
+        offset=xp.zeros(count, factor.dtype),
+        plane=plane,
+        unique=xp.asarray(rank == count),
+    )
+
+
+def _simplex(xp: Any, factor: Any, tabulate: bool) -> Region:
+    """Abundances that sum to one: a = 1/R + N t with N a basis of the directions that sum to zero."""
+    count = factor.shape[1]
+    center = xp.full(count, 1.0 / count, factor.dtype)
+    free = np.linalg.qr(np.concatenate([np.ones((count, 1)), np.eye(count)[:, : count - 1]], 1))[0][:, 1:]
+    free = xp.asarray(free, factor.dtype)
+    if count == 1:
+        linear, plane, rank = xp.zeros((1, factor.shape[0]), factor.dtype), factor[:, :0], 0
+    else:
+        inverse, plane, rank = _pseudo_inverse(xp, factor @ free)
+        linear = free @ inverse
+    return Region(
+        table=_table(factor, sum_to_one=True) if tabulate else None,
+        linear=linear,
+        offset=center - linear @ (factor @ center),
+        plane=plane,
+        unique=xp.asarray(rank == count - 1),
+    )
+
+
+def _table(factor: np.ndarray, *, sum_to_one: bool) -> np.ndarray:
+    """Forms of every support, [endmember, latent + 1, support]; impossible supports get the form −1."""
+    latent, count = factor.shape
+    supports = np.arange(2**count)
+    member = (supports[:, None] >> np.arange(count)) & 1  # [support, endmember]
+    gram = factor.T @ factor
+    scale = np.trace(gram) / count or 1.0
+    # On the simplex the Gram matrix may be shifted by any constant: that keeps a zero endmember harmless.
+    shifted = gram + scale if sum_to_one else gram
+    inside = member[:, :, None] * member[:, None, :]
+    ridge = 1e-14 * scale  # keeps inv() from raising; dependent supports are recognised below
+    masked = inside * shifted + np.eye(count) * np.where(member[:, None, :], ridge, scale)
+    inverse = np.linalg.inv(masked) * inside
+    linear = inverse @ factor.T  # [support, endmember, latent]
+    offset = np.zeros((supports.size, count))
+    if sum_to_one:
+        row = inverse.sum(1)
+        total = np.maximum(row.sum(1), np.finfo(float).tiny)
+        linear = linear - row[:, :, None] * (linear.sum(1) / total[:, None])[:, None, :]
+        offset = row / total[:, None]
+    forms = np.concatenate([linear, offset[:, :, None]], 2)
+    gradient = gram @ forms
+    gradient[:, :, :latent] -= factor.T
+    if sum_to_one:
+        level = (member[:, :, None] * gradient).sum(1) / np.maximum(member.sum(1), 1)[:, None]
+        gradient = gradient - level[:, None, :]
+    forms = np.where(member[:, :, None] == 1, forms, gradient / scale)
+    # the diagonal of the inverse is 1 / squared distance of an endmember to the others of its support
+    dependent = np.einsum("sii->si", inverse).max(1) * scale > 1e12
+    if sum_to_one:
+        dependent[0] = True
+    forms[dependent] = 0.0
+    forms[dependent, :, latent] = -1.0
+    return np.moveaxis(forms, 0, -1)
+
+
+def whiten_and_detrend(prepared: Prepared, spectra: Float[Array, "*n band"]) -> Float[Array, "*n band"]:
+    """Spectra as the objective sees them: whitened, good bands only, without what the baseline explains."""
+    if prepared.good is not None:
+        spectra = jnp.where(prepared.good, spectra, 0.0)
+    if prepared.baseline is not None and prepared.baseline_map is not None:
+        spectra = spectra - matmul(matmul(spectra, prepared.baseline_map), prepared.baseline)
+    return _whiten(jnp, spectra, prepared.whitener)

@@ -1,0 +1,58 @@
+"""Work on what is not done yet: the loop behind every batch kernel.
+
+A ``while_loop`` over a batch runs until its slowest member is done, and a vmapped one computes all members each
+time. Here the pixels that are not done are gathered into chunks of a fixed size, advanced, and put back, so that
+the cost follows the sum of the work and all shapes stay static. The pixel axis is the last of every array.
+"""
+
+from collections.abc import Callable, Collection
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+__all__ = ["work_off"]
+
+State = dict[str, Array]
+
+
+def work_off(
+    advance: Callable[[State], State],
+    state: State,
+    *,
+    chunk: int,
+    max_rounds: int,
+    constant: Collection[str] = (),
+) -> State:
+    """Advance the pixels whose ``state["done"]`` is False, a chunk at a time, until all are done.
+
+    Args:
+        advance: from the state of ``chunk`` pixels to their next state; must leave finished pixels as they are.
+        state: arrays with the pixels on the last axis, among them the booleans ``done``.
+        chunk: pixels per call.
+        max_rounds: calls that one pixel takes at most; what is not done then stays so.
+        constant: names that ``advance`` does not change (they are not written back).
+
+    Returns:
+        The state with every pixel done, or out of rounds.
+    """
+    pixels = state["done"].shape[0]
+    chunk = min(chunk, pixels)
+
+    def pending(state: State, rounds: Array) -> Array:
+        return ~state["done"] & (rounds < max_rounds)
+
+    def body(carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, rounds = carry
+        index = jnp.nonzero(pending(state, rounds), size=chunk, fill_value=pixels)[0]
+        part = {name: x.at[..., index].get(mode="clip") for name, x in state.items()}
+        part["done"] = part["done"] | (index == pixels)
+        new = advance(part)
+        state = {
+            name: x if name in constant else x.at[..., index].set(new[name], mode="drop")
+            for name, x in state.items()
+        }
+        return state, rounds.at[index].add(1, mode="drop")
+
+    start = (state, jnp.zeros(pixels, jnp.int32))
+    return jax.lax.while_loop(lambda carry: jnp.any(pending(*carry)), body, start)[0]
