@@ -1,0 +1,381 @@
+"""The command ``unmix-jax``: look into files, find endmembers, unmix scenes, score results.
+
+Nothing heavy is imported before a command runs, so that ``unmix-jax --help`` answers at once.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from inspect import cleandoc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
+
+if TYPE_CHECKING:
+    from unmix_jax.scenes.scene import Scene, SpectralLibrary
+
+__all__ = ["main"]
+
+HELP = """usage: unmix-jax COMMAND [options]
+
+Hyperspectral unmixing: which materials are in each pixel, and how much of each.
+
+  demo         unmix real data that come with the package; ends with a report to open
+  info         what is in a scene or a spectral library
+  endmembers   find the pure spectra of a scene, and how many there are
+  unmix        abundance maps, residual, certificate and a report
+  score        compare results with a reference
+
+Start with:
+  unmix-jax demo
+  unmix-jax info scene.hdr
+  unmix-jax unmix scene.hdr --count 5
+  unmix-jax unmix scene.hdr --endmembers library.sli --out results
+
+A scene is a file (ENVI, .mat, .npz, .npy, GeoTIFF, EMIT NetCDF) or the name of a dataset, such as
+indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
+traceback of an error, and --version the version."""
+EXAMPLES = {
+    "demo": "unmix-jax demo --out my-demo",
+    "info": "unmix-jax info scene.hdr\n  unmix-jax info foreign.mat --key cube=Y --key wavelength_nm=lambda",
+    "endmembers": "unmix-jax endmembers scene.hdr --out endmembers.sli\n"
+    "  unmix-jax endmembers scene.hdr --method nfindr --count 6 --out endmembers.csv",
+    "unmix": "unmix-jax unmix scene.hdr --count 5\n"
+    "  unmix-jax unmix scene.hdr --endmembers library.sli --out results\n"
+    "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2",
+    "score": "unmix-jax score unmix-results samson/alt",
+}
+
+SceneName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
+Keys = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=KEY")]
+Count = Annotated[int | Literal["auto"], tyro.conf.arg(metavar="R|auto")]
+Unit = Annotated[Literal["nm", "um", "cm-1"] | None, tyro.conf.arg(metavar="nm|um|cm-1")]
+Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY")]
+Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+Degree = Annotated[int | None, tyro.conf.arg(metavar="DEGREE")]
+Extract = Literal["vca", "nfindr"]
+
+
+def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
+    """Unmix real data that come with the package, and write a report to open in a browser.
+
+    First an AVIRIS image of farmland: how many endmembers, which, and how much of each in every pixel. Then
+    two mineral powders of known composition, which linear unmixing gets wrong.
+
+    Args:
+        out: folder for the report and the maps
+        quick: every third pixel only
+        overwrite: replace an earlier run in the folder
+    """
+    from unmix_jax import demo as module
+
+    with progress_bar("unmixing") as progress:
+        result = module.run_demo(out, quick=quick, overwrite=overwrite, progress=progress)
+    for title, columns, rows in result.tables:
+        print(f"{title}\n\n{table(rows, columns)}\n")
+    print(f"Open in a browser: {result.report}")
+
+
+def info(scene: SceneName, /, *, key: Keys = (), unit: Unit = None) -> None:
+    """Say what is in a scene or a spectral library: size, bands, units, masks, names, values.
+
+    Args:
+        scene: a scene or a library: a file, or the name of a dataset
+        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
+        unit: of the wavelengths, where the file does not say it
+    """
+    from unmix_jax.scenes.describe import describe
+    from unmix_jax.scenes.opening import open_any
+
+    print(table(describe(open_any(scene, keys=_keys(key), unit=unit))))
+
+
+def endmembers(
+    scene: SceneName,
+    /,
+    *,
+    method: Extract = "vca",
+    count: Count = "auto",
+    out: Path = Path("endmembers.sli"),
+    overwrite: bool = False,
+    seed: int = 0,
+    key: Keys = (),
+    unit: Unit = None,
+) -> None:
+    """Find the pure spectra of a scene, and how many there are by three estimators.
+
+    Args:
+        scene: a file, or the name of a dataset
+        method: vertex component analysis, or the simplex of largest volume
+        count: number of endmembers; auto takes the estimate of HySime
+        out: file to write: .sli, .csv or .npz
+        overwrite: replace the file if it is there
+        seed: of the random numbers
+        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
+        unit: of the wavelengths, where the file does not say it
+    """
+    from unmix_jax.endmembers.subspace import hfc, hysime, nwhfc
+    from unmix_jax.scenes.opening import open_scene
+    from unmix_jax.scenes.writers import write_library
+
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} is there already: choose another file, or --overwrite")
+    opened = open_scene(scene, keys=_keys(key), unit=unit)
+    estimators: dict[str, Callable[[Any], Any]] = {
+        "HySime": lambda s: hysime(s).count, "HFC": hfc, "NWHFC": nwhfc,
+    }  # fmt: skip
+    estimates = [[name, _attempt(estimate, opened)] for name, estimate in estimators.items()]
+    print(f"How many endmembers (false-alarm rate 1e-3):\n\n{table(estimates)}\n")
+    library, rows = _extract(opened, method, count, seed)
+    print(table(rows, ("endmember", "row", "column") if len(opened.shape) == 2 else ("endmember", "pixel")))
+    print(f"\nWritten: {write_library(out, library)}")
+
+
+def unmix(
+    scene: SceneName,
+    /,
+    *,
+    endmembers: Library = None,
+    extract: Extract = "vca",
+    count: Count = "auto",
+    method: Literal["fcls", "nnls", "scls", "ucls"] = "fcls",
+    out: Path = Path("unmix-results"),
+    overwrite: bool = False,
+    shade: Name = None,
+    baseline: Degree = None,
+    seed: int = 0,
+    x64: bool = False,
+    key: Keys = (),
+    unit: Unit = None,
+) -> None:
+    """Unmix a scene: abundance maps, residual, certificate, endmembers and a report in one folder.
+
+    Args:
+        scene: a file, or the name of a dataset
+        endmembers: library file or dataset, resampled to the scene's bands; if absent, they are extracted
+        extract: how to extract: vertex component analysis, or the simplex of largest volume
+        count: number of endmembers to extract; auto takes the estimate of HySime
+        method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls)
+        out: folder for the results, absent or empty
+        overwrite: replace an earlier run in the folder
+        shade: the endmember that is shade; a map without it, rescaled to the rest, is added
+        baseline: degree of a polynomial over the bands, fitted freely beside the endmembers
+        seed: of the random numbers of the extraction
+        x64: compute in double precision
+        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
+        unit: of the wavelengths, where the file does not say it
+    """
+    options = dict(locals())
+    import jax
+
+    with jax.enable_x64(True) if x64 else contextlib.nullcontext():
+        _unmix(options)
+
+
+def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key: Keys = ()) -> None:
+    """Compare results with the reference endmembers and abundances of a scene.
+
+    Args:
+        results: folder that `unmix-jax unmix` wrote
+        scene: a file or dataset with reference abundances or endmembers
+        out: JSON file for the numbers; scores.json in the results folder unless given
+        key: where a foreign .npz or .mat file keeps something, such as abundances=A; may be repeated
+    """
+    from unmix_jax.metrics import score as score_solution
+    from unmix_jax.results import read_results
+    from unmix_jax.scenes.opening import open_scene
+
+    run, reference = read_results(results), open_scene(scene, keys=_keys(key))
+    if reference.abundances is None and reference.endmembers is None:
+        raise ValueError(f"{scene} has neither reference abundances nor reference endmembers")
+    scores = score_solution(run.solution, reference, endmembers=run.endmembers)
+    print(table([[name.replace("_", " "), f"{value:.4g}"] for name, value in scores.items()]))
+    path = out or results / "scores.json"
+    content = {name: value if value == value else None for name, value in scores.items()}  # no NaN in JSON
+    path.write_text(json.dumps({"reference": scene, **content}, indent=2) + "\n", encoding="utf-8")
+    print(f"\nWritten: {path}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo, "info": info, "endmembers": endmembers, "unmix": unmix, "score": score,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: what follows ``unmix-jax`` on the command line; by default what the user typed.
+
+    Returns:
+        Exit status: 0 done, 1 an error of input or data, 2 wrong usage, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if words else 2
+    if "--version" in words:
+        from unmix_jax import __version__
+
+        print(f"unmix-jax {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        print(f"unmix-jax: error: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        with plain_warnings():
+            summary = cleandoc(COMMANDS[name].__doc__ or "").partition("Args:")[0]
+            description = f"{summary}Examples:\n  {EXAMPLES[name]}"
+            tyro.cli(
+                COMMANDS[name],
+                prog=f"unmix-jax {name}",
+                description=description,
+                args=words[1:],
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:  # tyro: help was asked for, or usage was wrong
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        print("unmix-jax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has left, as in `unmix-jax info x | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
+        print(f"unmix-jax: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _unmix(options: dict[str, Any]) -> None:
+    """Read, find endmembers, solve, write, report."""
+    keep_compilations()
+    # Matplotlib loads while XLA compiles.
+    threading.Thread(target=import_module, args=("matplotlib.figure",), daemon=True).start()
+    import equinox as eqx
+    import numpy as np
+
+    from unmix_jax import driver
+    from unmix_jax.report import run_tiles, write_run_report
+    from unmix_jax.results import check_folder, write_results
+    from unmix_jax.scenes.library import match
+    from unmix_jax.scenes.opening import open_library, open_scene
+    from unmix_jax.solvers import least_squares
+
+    folder = check_folder(options["out"], overwrite=options["overwrite"])
+    stages = {"start": time.perf_counter()}
+    scene = open_scene(options["scene"], keys=_keys(options["key"]), unit=options["unit"])
+    stages["read"] = time.perf_counter()
+    if options["endmembers"] is None:
+        library, _ = _extract(scene, options["extract"], options["count"], options["seed"])
+    else:
+        library = open_library(options["endmembers"])
+    library = match(scene, library)
+    if options["shade"] is not None and options["shade"] not in library.names:
+        raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
+    stages["endmembers"] = time.perf_counter()
+    baseline = _baseline(library, options["baseline"])
+    spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)
+    prepared = least_squares.prepare(
+        spectra, weights=np.asarray(library.good_bands, float), baseline=baseline
+    )
+    unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
+    with progress_bar("unmixing") as progress:
+        solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
+    stages["unmix"] = time.perf_counter()
+    ends = list(stages.values())
+    results = write_results(
+        folder,
+        solution,
+        scene,
+        endmembers=library,
+        config=options,
+        timings={
+            stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)
+        },
+        seed=options["seed"],
+        shade=options["shade"],
+        overwrite=options["overwrite"],
+    )
+    command = shlex.join(["unmix-jax", *sys.argv[1:]])
+    extracted = options["endmembers"] is None
+    report = write_run_report(
+        folder / "report.html", results, scene, command=command, extracted=extracted, baseline=baseline
+    )
+    record = results.record
+    shares = record["mean_abundances"] or [None] * len(library)
+    rows = [
+        [name, "-" if share is None else f"{share:.4f}"]
+        for name, share in zip(record["endmembers"], shares, strict=True)
+    ]
+    print(table(rows, ("endmember", "mean abundance")))
+    print()
+    print(table([[label, value] for label, value in run_tiles(record)]))
+    print(f"\nResults: {folder}\nOpen in a browser: {report}")
+
+
+def _baseline(library: "SpectralLibrary", degree: int | None) -> Any:
+    """Polynomial columns over the bands, or None."""
+    import numpy as np
+
+    from unmix_jax.solvers.least_squares import polynomial_baseline
+
+    if degree is None:
+        return None
+    axis = library.axis
+    return polynomial_baseline(np.arange(library.spectra.shape[1]) if axis is None else axis.centers, degree)
+
+
+def _extract(
+    scene: "Scene", method: str, count: int | str, seed: int
+) -> tuple["SpectralLibrary", list[list[str]]]:
+    """Endmembers of a scene as a library, and a row of text for each: its name and where it was found."""
+    import jax
+    import numpy as np
+
+    from unmix_jax.endmembers import extraction
+    from unmix_jax.endmembers.subspace import hysime
+    from unmix_jax.scenes.scene import SpectralLibrary
+
+    if count == "auto":
+        count = max(2, hysime(scene).count)
+        hint = "; --count sets fewer, when several are one material in another light" if count > 10 else ""
+        print(f"HySime finds {count} endmembers{hint}", file=sys.stderr)
+    found = getattr(extraction, method)(jax.random.key(seed), scene, count)
+    names = tuple(f"endmember {i + 1}" for i in range(int(count)))
+    places = np.unravel_index(np.asarray(found.indices), scene.shape)
+    rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
+    return SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands), rows
+
+
+def _attempt(estimate: Callable[[Any], Any], scene: "Scene") -> str:
+    """An estimate as text, or why there is none."""
+    try:
+        return str(int(estimate(scene)))
+    except ValueError as error:
+        return f"not possible: {error}"
+
+
+def _keys(texts: Sequence[str]) -> dict[str, str]:
+    """``cube=Y`` and its like as a mapping."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _, key) in zip(texts, pairs, strict=True):
+        if not (name and key):
+            raise ValueError(f"--key takes NAME=KEY, such as cube=Y, got {text!r}")
+    return {name: key for name, _, key in pairs}

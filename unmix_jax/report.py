@@ -1,0 +1,355 @@
+"""One self-contained HTML page per run: no script, no outside resource, fit for a phone and for the dark."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmix_jax import plots
+from unmix_jax.results import Results, masked_pixels
+from unmix_jax.scenes.scene import Scene
+from unmix_jax.scenes.writers import library_names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "Section", "Table", "run_sections", "run_tiles", "write_report", "write_run_report"]
+
+DPI = 130
+CSS_PIXELS_PER_INCH = 96
+
+LINEAR_CAVEAT = (
+    "An abundance is a weight in a linear mixture. It is the share of the area where the materials lie side "
+    "by side, are lit alike, and the endmembers have the true brightness of the pure materials; it is never "
+    "a share of mass. Where light meets several materials before it returns (powders, foliage, coatings) the "
+    "weights are biased, however small the residual."
+)
+CERTIFICATE_CAVEAT = (
+    "The optimality gap bounds how far the abundances are from the best that this model and these endmembers "
+    "allow. It certifies the arithmetic, not the model: a wrong model or a wrong endmember shows in the "
+    "residual, and only partly there."
+)
+EXTRACTED_CAVEAT = (
+    "These endmembers were taken from pixels of the scene itself. They are as pure as its purest pixels, "
+    "their names are numbers rather than materials, and another seed or another count can choose others."
+)
+RADIANCE_CAVEAT = (
+    "The values are radiance: illumination, slope and atmosphere are in every spectrum, so that a dark "
+    "endmember also takes up shade, and its abundance is not the share of a material."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and what it shows."""
+
+    figure: "Figure"
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers; a column of numbers is set flush right.
+
+    Attributes:
+        columns: headings, or none.
+        rows: one value per column; floats are written with four significant digits, None as a dash.
+        caption: what the table shows.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    caption: str = ""
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows as text."""
+        return [[_text(value) for value in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds numbers only."""
+        width = max((len(row) for row in self.rows), default=len(self.columns))
+        kinds = [[row[i] for row in self.rows if i < len(row)] for i in range(width)]
+        return [
+            bool(kind)
+            and all(v is None or isinstance(v, (int, float)) for v in kind)
+            and any(v is not None for v in kind)
+            for kind in kinds
+        ]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One card of the page: a heading, paragraphs, pictures side by side, tables."""
+
+    title: str
+    text: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = field(default=())
+
+
+def write_report(
+    path: str | Path,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    lead: str = "",
+    command: str = "",
+    tiles: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write one self-contained HTML page; every text is escaped, every picture is embedded.
+
+    Args:
+        path: file to write.
+        sections: what the page holds, in order.
+        title: heading of the page.
+        lead: one sentence under it.
+        command: the command that made it.
+        tiles: (label, value) pairs shown large at the top.
+
+    Returns:
+        The file that was written.
+    """
+    import jinja2
+
+    from unmix_jax import __version__
+
+    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    cards = [
+        {
+            "title": section.title,
+            "text": section.text,
+            "pictures": [_embed(picture) for picture in section.pictures],
+            "tables": section.tables,
+        }
+        for section in sections
+    ]
+    page = environment.from_string(template).render(
+        title=title,
+        lead=lead,
+        command=command,
+        tiles=tiles,
+        sections=cards,
+        footer=f"Written by unmix_jax {__version__} on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
+    )
+    path = Path(path)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def write_run_report(
+    path: str | Path,
+    results: Results,
+    scene: Scene,
+    *,
+    command: str = "",
+    scores: Mapping[str, float] | None = None,
+    extracted: bool = False,
+    baseline: Any = None,
+) -> Path:
+    """Write the page of one unmixing run.
+
+    Args:
+        path: file to write.
+        results: the run.
+        scene: what was unmixed.
+        command: the command that was run.
+        scores: what `unmix_jax.metrics.score` returned, where there is a reference.
+        extracted: whether the endmembers were taken from the scene itself.
+        baseline: as in `unmix_jax.plots.fits`.
+
+    Returns:
+        The file that was written.
+    """
+    record = results.record
+    shape = " × ".join(str(n) for n in record["scene"]["shape"])
+    method = str(record["config"].get("method", "")).upper()
+    axes = "rows × columns × bands" if len(scene.shape) == 2 else "spectra × bands"
+    lead = (
+        f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers"
+        + (f" by {method}." if method else ".")
+    )
+    sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline)
+    title = f"Unmixing of {record['scene']['name']}"
+    return write_report(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record))
+
+
+def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures of a run that a reader looks for first."""
+    pixels, share = record["pixels"], record["converged_share"]
+    tiles = [
+        ("pixels unmixed", f"{pixels['valid']:,}"),
+        ("certified optimal", "–" if share is None else f"{100 * share:.4g} %"),
+        ("worst optimality gap", _text(record["gap"]["worst"])),
+        (f"RMS residual ({record['scene']['unit']})", _text(record["residual_rms"])),
+    ]
+    if "unmix" in record["timings_s"]:
+        tiles.append(("to unmix, compilation included", f"{record['timings_s']['unmix']:.2f} s"))
+    return tiles
+
+
+def run_sections(
+    results: Results,
+    scene: Scene,
+    *,
+    scores: Mapping[str, float] | None = None,
+    extracted: bool = False,
+    baseline: Any = None,
+) -> list[Section]:
+    """The cards of one run: abundances, endmembers, fit and certificate, scores, how to read it, the record.
+
+    Args:
+        results: the run.
+        scene: what was unmixed.
+        scores: what `unmix_jax.metrics.score` returned, where there is a reference.
+        extracted: whether the endmembers were taken from the scene itself.
+        baseline: as in `unmix_jax.plots.fits`.
+
+    Returns:
+        The sections, in order.
+    """
+    solution, library = results.solution, results.endmembers
+    names, unit = library_names(library), scene.unit
+    scored = [_scores(scores)] if scores else []
+    curves = Picture(
+        plots.endmember_curves(library, unit=unit), "Lines break at bands that are bad or missing."
+    )
+    abundances = Section(
+        "Abundances",
+        pictures=[
+            Picture(plots.false_colour(scene), "The scene."),
+            Picture(
+                plots.abundance_maps(solution.abundances, names),
+                "All maps share one scale; masked pixels are blank.",
+            ),
+        ],
+        tables=[_abundance_table(results)],
+    )
+    return [
+        abundances,
+        Section("Endmembers", text=[EXTRACTED_CAVEAT] if extracted else (), pictures=[curves]),
+        _fit_section(results, scene, baseline),
+        *scored,
+        Section("How to read this", text=_caveats(scene, results.record)),
+        Section("Record", tables=[_record_table(results.record)]),
+    ]
+
+
+def _fit_section(results: Results, scene: Scene, baseline: Any) -> Section:
+    """Residual, certificate, and three fits."""
+    solution, record = results.solution, results.record
+    pictures = []
+    if record["pixels"]["valid"]:
+        pictures = [
+            Picture(
+                plots.residual_map(solution.residual, unit=scene.unit), "What the mixture does not explain."
+            ),
+            Picture(plots.gap_map(solution.gap), "How far each pixel can be from the optimum."),
+            Picture(
+                plots.fits(scene, solution, results.endmembers, baseline=baseline),
+                "Three pixels, chosen by the rank of their residual.",
+            ),
+        ]
+    rows: list[list[Any]] = [
+        ["pixels unmixed", record["pixels"]["valid"]],
+        ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
+        ["share certified optimal", record["converged_share"]],
+        ["worst gap", record["gap"]["worst"]],
+        ["median gap", record["gap"]["median"]],
+        ["RMS residual of all pixels", record["residual_rms"]],
+    ]
+    if record["not_unique"] is not None:
+        rows.append(["pixels whose abundances are not unique", record["not_unique"]])
+    return Section("Fit and certificate", pictures=pictures, tables=[Table(("", "value"), rows)])
+
+
+def _abundance_table(results: Results) -> Table:
+    """Mean, spread and extent of every endmember over the unmixed pixels."""
+    values = np.asarray(results.solution.abundances, dtype=np.float64)[~masked_pixels(results.solution)]
+    rows = [
+        [
+            name,
+            *(
+                (float(a.mean()), float(a.std()), float(a.max()), float((a > 0.5).mean()))
+                if a.size
+                else (None,) * 4
+            ),
+        ]
+        for name, a in zip(library_names(results.endmembers), values.T, strict=True)
+    ]
+    return Table(("endmember", "mean", "spread (1σ)", "largest", "share of pixels above ½"), rows)
+
+
+def _scores(scores: Mapping[str, float]) -> Section:
+    """Scores against a reference: totals, and one row per endmember."""
+    columns = {"sad_": "spectral angle (rad)", "rmse_": "abundance RMSE"}
+    groups: dict[str, dict[str, float]] = {prefix: {} for prefix in columns}
+    totals = []
+    for key, value in scores.items():
+        prefix = next((p for p in columns if key.startswith(p) and key != "rmse_per_endmember"), None)
+        if prefix is None:
+            totals.append([key.replace("_", " "), value])
+        else:
+            groups[prefix][key.removeprefix(prefix)] = value
+    tables = [Table(("measure", "value"), totals)]
+    if members := list(dict.fromkeys(name for group in groups.values() for name in group)):
+        rows = [[name, *(group.get(name) for group in groups.values())] for name in members]
+        tables.append(Table(("reference endmember", *columns.values()), rows))
+    return Section("Scores against the reference", tables=tables)
+
+
+def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
+    """What the numbers mean and what they do not."""
+    text = [LINEAR_CAVEAT, CERTIFICATE_CAVEAT]
+    if scene.unit == "radiance":
+        text.append(RADIANCE_CAVEAT)
+    if record["not_unique"]:
+        text.append(
+            "Some pixels have more than one best answer, because endmembers repeat each other or outnumber "
+            "the bands. One of the best is shown; the fit is the same for all."
+        )
+    return text
+
+
+def _record_table(record: Mapping[str, Any]) -> Table:
+    """Configuration, environment and timings, one per row."""
+    rows: list[list[Any]] = [[f"option: {key}", _plain(value)] for key, value in record["config"].items()]
+    rows += [[key.replace("_", " "), _plain(value)] for key, value in record["environment"].items()]
+    rows += [
+        [f"seconds: {key.replace('_', ' ')}", f"{value:.3f}"] for key, value in record["timings_s"].items()
+    ]
+    return Table((), rows)
+
+
+def _embed(picture: Picture) -> dict[str, Any]:
+    """A picture as base64 PNG with its size in CSS pixels."""
+    stream = io.BytesIO()
+    picture.figure.savefig(stream, format="png", dpi=DPI)
+    width, height = picture.figure.get_size_inches() * CSS_PIXELS_PER_INCH
+    png = base64.b64encode(stream.getvalue()).decode("ascii")
+    return {"png": png, "width": round(width), "height": round(height), "caption": picture.caption}
+
+
+def _plain(value: Any) -> str:
+    """A value of the record as text."""
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """A cell: four significant digits, thousands separated, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
