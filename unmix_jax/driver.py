@@ -5,6 +5,7 @@ is one ``jit``-compiled ``vmap`` of the unmixer; two worker threads keep the cor
 computation on it) busy. Scenes on disk are read tile by tile.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from unmix_jax.types import Solution
 
 __all__ = ["unmix"]
 
-TILE_BYTES = 16 * 2**20  # of pixels, per tile: large enough to hide a launch, small enough for two in memory
+TILE_BYTES = 4 * 2**20  # of pixels, per tile: large enough to hide a launch, small enough to stay in cache
 ALIGNMENT = 64  # bytes at which the CPU back end takes an array without copying it
 WORKERS = 2
 
@@ -48,7 +49,7 @@ def unmix(
             trained network. With ``key`` it is called as ``unmixer(pixel, key=key)``.
         pixels: a `Scene`, or spectra with the bands last: [band, ] axes lead, an image is [row, column, band].
             Integers become float32; memory maps are read tile by tile.
-        tile: pixels per tile; by default what fills 16 MiB, at least 1024. Results do not depend on it.
+        tile: pixels per tile; by default what fits 4 MiB, at least 1024. Results do not depend on it.
         key: random key; pixel number n gets ``jax.random.fold_in(key, n)``, whatever the tile.
         good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
             those of the scene.
@@ -79,40 +80,53 @@ def unmix(
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be a positive number of pixels, got {tile}")
     dtype = _float_type(source.dtype)
-    tile = tile or _default_tile(bands, dtype.itemsize, total)
+    tile = tile or _default_tile(bands, dtype.itemsize)
     wanted = None if mask is None else np.asarray(mask, bool).reshape(-1)
     good = None if good_bands is None or np.all(good_bands) else jnp.asarray(good_bands, bool)
     nodata_ = None if nodata is None or math.isnan(nodata) else jnp.asarray(nodata, dtype)
-    unmixer = prepared(unmixer)
+    arrays, static = eqx.partition(prepared(unmixer), eqx.is_array)
+    leaves, tree = jax.tree.flatten(static)
+    compiled = _compiled(tuple(leaves), tree)
 
-    out: list[Any] = []  # leaves of the result, made when the first tile shows their shapes
+    x64 = jax.config.jax_enable_x64  # the flag may be set for this thread only
+    out: list[Any] = []  # tree and leaves of the result, made when the first tile shows their shapes
 
-    def run(start: int, stop: int) -> int:
-        block = _read(source, start, stop, dtype)
-        if len(block) < tile or not _aligned(block):
-            staged = _empty_aligned((tile, bands), dtype)
-            staged[: len(block)] = block
-            staged[len(block) :] = block[0]
-            block = staged
-        device = jax.device_put(block, may_alias=True)
-        with jax.profiler.TraceAnnotation("unmix tile"):
-            solution, valid = _tile(unmixer, device, good, nodata_, key, jnp.asarray(start, jnp.uint32))
+    def run(pieces: list[slice]) -> int:
+        """One tile: the pixels of one slice, or of several short ones."""
+        with jax.enable_x64(x64):
+            blocks = [_read(source, rows, dtype) for rows in pieces]
+            count = sum(len(block) for block in blocks)
+            tiled = blocks[0]
+            if len(blocks) > 1 or count < tile or not _aligned(tiled):
+                tiled = _empty_aligned((tile, bands), dtype)
+                np.concatenate(blocks, out=tiled[:count])
+                tiled[count:] = tiled[0]
+            numbers = None
+            if key is not None:
+                numbers = np.concatenate([np.arange(r.start, r.stop, dtype=np.uint32) for r in pieces])
+                numbers = np.resize(numbers, tile)
+            device = jax.device_put(tiled, may_alias=True)
+            solution, valid = compiled(arrays, device, good, nodata_, key, numbers)
         leaves, tree = jax.tree.flatten(solution)
         if not out:
             out.extend((tree, [np.empty((total, *x.shape[1:]), x.dtype) for x in leaves]))
-        rows = slice(start, stop)
-        for target, leaf in zip(out[1], leaves, strict=True):
-            target[rows] = np.asarray(leaf)[: stop - start]
-        _blank(jax.tree.unflatten(out[0], [x[rows] for x in out[1]]), np.asarray(valid)[: stop - start], wanted, rows)
-        return stop - start
+        valid = np.asarray(valid)
+        start = 0
+        for rows in pieces:
+            part = slice(start, start := start + rows.stop - rows.start)
+            kept = valid[part] if wanted is None else valid[part] & wanted[rows]
+            for target, leaf in zip(out[1], leaves, strict=True):
+                target[rows] = np.asarray(leaf)[part]
+                if not kept.all():
+                    target[rows][~kept] = np.nan if target.dtype.kind in "fc" else 0
+        return count
 
-    done = 0
-    spans = _spans(source, total, tile, dtype)
-    done += run(*spans[0])  # compiles once, and makes the outputs
+    tiles = _tiles(source, total, tile, dtype)
+    done = run(tiles[0])  # compiles once, and makes the outputs
     if progress is not None:
         progress(done, total)
     with ThreadPoolExecutor(WORKERS) as pool:
-        for count in pool.map(lambda span: run(*span), spans[1:]):
+        for count in pool.map(run, tiles[1:]):
             done += count
             if progress is not None:
                 progress(done, total)
@@ -120,35 +134,29 @@ def unmix(
     return jax.tree.unflatten(out[0], leaves)
 
 
-@eqx.filter_jit
+@functools.lru_cache(maxsize=64)
+def _compiled(leaves: tuple[Any, ...], tree: Any) -> Callable[..., tuple[Solution, Array]]:
+    """The compiled tile function of one kind of unmixer (``eqx.filter_jit`` would hash it anew for each tile)."""
+    return jax.jit(functools.partial(_tile, jax.tree.unflatten(tree, leaves)))
+
+
 def _tile(
-    unmixer: Any, pixels: Array, good: Array | None, nodata: Array | None, key: Any, start: Array
+    static: Any, arrays: Any, pixels: Array, good: Any, nodata: Any, key: Any, numbers: Any
 ) -> tuple[Solution, Array]:
     """One tile: mask, clean, and unmix every pixel of it."""
+    unmixer = eqx.combine(arrays, static)
     if good is not None:
         pixels = jnp.where(good, pixels, 0.0)
-    # a sum tells NaN and infinity at the cost of one read; no square of a physical spectrum overflows
-    size = jnp.sum(jnp.abs(pixels), -1)
+    # one read tells NaN, infinity and all zero; it is the very sum that least squares needs, so it costs nothing
+    size = jnp.sum(pixels**2, -1)
     valid = jnp.isfinite(size) & (size > 0)
     if nodata is not None:
         missing = pixels == nodata
         valid &= ~jnp.any(missing if good is None else missing & good, -1)
     if key is None:
         return jax.vmap(unmixer)(pixels), valid
-    numbers = start + jnp.arange(pixels.shape[0], dtype=jnp.uint32)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
     return jax.vmap(lambda pixel, key: unmixer(pixel, key=key))(pixels, keys), valid
-
-
-def _blank(part: Solution, valid: np.ndarray, wanted: np.ndarray | None, rows: slice) -> None:
-    """Write NaN (False, 0) where a pixel is masked, in place."""
-    if wanted is not None:
-        valid = valid & wanted[rows]
-    if valid.all():
-        return
-    for leaf in jax.tree.leaves(part):
-        kind = np.asarray(leaf).dtype.kind
-        leaf[~valid] = np.nan if kind in "fc" else 0
 
 
 def _float_type(dtype: Any) -> np.dtype:
@@ -159,36 +167,38 @@ def _float_type(dtype: Any) -> np.dtype:
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
 
 
-def _default_tile(bands: int, itemsize: int, total: int) -> int:
-    """A multiple of 1024 that fills `TILE_BYTES`, or the power of two that holds a small scene."""
-    tile = max(1024, TILE_BYTES // (bands * itemsize) // 1024 * 1024)
-    return min(tile, 1 << max(total - 1, 63).bit_length())
+def _default_tile(bands: int, itemsize: int) -> int:
+    """The multiple of 1024 pixels that fits `TILE_BYTES`; the same for every scene size, so that it compiles once."""
+    return max(1024, TILE_BYTES // (bands * itemsize) // 1024 * 1024)
 
 
-def _spans(source: Any, total: int, tile: int, dtype: np.dtype) -> list[tuple[int, int]]:
-    """Start and stop of each tile; the first may be short, so that the others start at an aligned address."""
-    first = 0
+def _tiles(source: Any, total: int, tile: int, dtype: np.dtype) -> list[list[slice]]:
+    """Which pixels each tile holds; odd ends come first, together, so that the others need no copy."""
+    head = 0
     if isinstance(source, np.ndarray) and source.dtype == dtype and source.flags.c_contiguous:
         stride, address = source.shape[-1] * dtype.itemsize, source.ctypes.data
         aligned = [n for n in range(ALIGNMENT) if (address + n * stride) % ALIGNMENT == 0]
-        if tile * stride % ALIGNMENT == 0 and aligned and total > tile:
-            first = aligned[0]
-    starts = ([0] if first else []) + list(range(first, total, tile))
-    return [(start, stop) for start, stop in zip(starts, [*starts[1:], total], strict=True)]
+        if aligned and tile * stride % ALIGNMENT == 0 and total - aligned[0] >= tile:
+            head = aligned[0]
+    tail = head + (total - head) // tile * tile
+    whole = [[slice(n, n + tile)] for n in range(head, tail, tile)]
+    ends = [piece for piece in (slice(0, head), slice(tail, total)) if piece.stop > piece.start]
+    if head + total - tail > tile:
+        return [[ends[0]], [ends[1]], *whole]
+    return [ends, *whole] if ends else whole
 
 
-def _read(source: Any, start: int, stop: int, dtype: np.dtype) -> np.ndarray:
-    """Pixels ``start`` to ``stop`` of any array with the bands last, as [pixel, band]."""
-    if len(source.shape) == 2:
-        block = source[start:stop]
-    elif isinstance(source, np.ndarray) and source.flags.c_contiguous:
-        block = source.reshape(-1, source.shape[-1])[start:stop]
-    else:  # whole rows of the image, then what is wanted of them
-        row = math.prod(source.shape[1:-1])
-        first, last = start // row, -(-stop // row)
-        block = np.asarray(source[first:last]).reshape(-1, source.shape[-1])
-        block = block[start - first * row : stop - first * row]
-    return np.ascontiguousarray(block, dtype)
+def _read(source: Any, rows: slice, dtype: np.dtype) -> np.ndarray:
+    """Pixels of any array with the bands last, as [pixel, band]."""
+    if len(source.shape) > 2:
+        if isinstance(source, np.ndarray) and source.flags.c_contiguous:
+            source = source.reshape(-1, source.shape[-1])
+        else:  # whole rows of the image, then what is wanted of them
+            row = math.prod(source.shape[1:-1])
+            first, last = rows.start // row, -(-rows.stop // row)
+            source = np.asarray(source[first:last]).reshape(-1, source.shape[-1])
+            rows = slice(rows.start - first * row, rows.stop - first * row)
+    return np.ascontiguousarray(source[rows], dtype)
 
 
 def _aligned(block: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ Compilers do poorly on the other order, where the innermost loop has three turns
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 
-__all__ = ["affine", "apply", "inner"]
+__all__ = ["affine", "apply", "inner", "over"]
 
 UNROLL_LIMIT = 12
 
@@ -40,4 +41,13 @@ def apply(matrix: Float[Array, "row column"], x: Float[Array, "column pixel"]) -
 
 def inner(left: Float[Array, "row pixel"], right: Float[Array, "row pixel"]) -> Float[Array, "pixel"]:
     """Inner product of each pixel's two vectors."""
-    return jnp.sum(left * right, 0)
+    return over(jnp.add, left * right)
+
+
+def over(
+    combine: Callable[[Array, Array], Array], x: Float[Array, "row pixel"]
+) -> Float[Array, "pixel"]:
+    """Reduce the rows of each pixel by ``jnp.add``, ``jnp.minimum`` or ``jnp.maximum``."""
+    if len(x) > UNROLL_LIMIT:
+        return {jnp.add: jnp.sum, jnp.minimum: jnp.min, jnp.maximum: jnp.max}[combine](x, axis=0)
+    return functools.reduce(combine, list(x))  # fuses with what made and what uses it; a reduction does not

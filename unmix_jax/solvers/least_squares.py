@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.active_set import Reduced, solve, tolerance
+from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, whiten_and_detrend
 from unmix_jax.types import Solution
 
@@ -164,30 +165,29 @@ def _solve(
     z = matmul(jax.lax.stop_gradient(pixel), problem.projector)
     abundances, answer = _differentiable(pixel, problem, z, sum_to_one, bounded)
 
-    error = pixel - matmul(abundances, problem.endmembers)
-    if problem.good is not None:
-        error = jnp.where(problem.good, error, 0.0)
     baseline = None
-    if problem.baseline is not None and problem.baseline_map is not None:
-        baseline = matmul(error, problem.baseline_map)
-        error = error - matmul(baseline, problem.baseline)
+    if problem.whitener is None and problem.baseline is None:
+        squared_norm = jnp.sum(pixel**2)
+        squared = squared_residual(pixel, abundances, problem.endmembers, squared_norm, answer.explained)
+    else:
+        error = pixel - matmul(abundances, problem.endmembers)
+        if problem.baseline is not None and problem.baseline_map is not None:
+            baseline = matmul(error, problem.baseline_map)
+            error = error - matmul(baseline, problem.baseline)
         if problem.good is not None:
             error = jnp.where(problem.good, error, 0.0)
-    bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
-    squared = jnp.sum(error**2)
-
-    # ‖y‖² of the objective: what is left, and what the endmembers take of it (no second pass over the pixel)
-    weighted = squared if problem.whitener is None else jnp.sum(whiten_and_detrend(problem, error) ** 2)
-    energy = 0.5 * (jax.lax.stop_gradient(weighted) + answer.explained)
+        squared = jnp.sum(error**2)
+        squared_norm = jnp.sum(whiten_and_detrend(problem, error) ** 2) + answer.explained
+    energy = 0.5 * jax.lax.stop_gradient(squared_norm)
     gap = jnp.where(energy > 0, answer.excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
-    finite = jnp.isfinite(squared) & jnp.all(jnp.isfinite(abundances))
+    bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
     region = geometry.simplex if sum_to_one else geometry.cone
     return Solution(
         abundances=abundances,
         residual=_root(squared / bands),
         gap=gap,
         steps=answer.steps,
-        converged=finite & ((gap <= tolerance(pixel.dtype)) | (energy == 0)),
+        converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (energy == 0)),
         fitted=baseline,
         unique=region.unique,
     )

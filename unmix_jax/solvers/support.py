@@ -19,10 +19,10 @@ from unmix_jax.solvers.worklist import State, work_off
 
 __all__ = ["support_solve"]
 
-START_STEPS = 40
+START_STEPS = 60
 PENALTY = 5e-3  # of the mean squared endmember: large enough to separate, small enough to follow the data
 SLOTS = (8, 16, 24, 32, 48, 64, 96)  # sizes a support is padded to
-CHUNK = 1024
+CHUNK = 256
 MAX_ROUNDS = 40
 
 
@@ -31,13 +31,13 @@ def support_solve(
 ) -> tuple[Float[Array, "endmember pixel"], Int[Array, "pixel"]]:
     """Minimise ½‖z − Fa‖² over a ≥ 0 (and Σa = 1) for a batch of pixels; abundances and exact solves."""
     pixels, count = z.shape[1], geometry.factor.shape[1]
-    target = matmul(z.T, geometry.factor)
+    target = matmul(geometry.factor.T, z)
     inside = _first_order(geometry, target, sum_to_one) > 0
     state = {
         "z": z,
-        "target": target.T,
+        "target": target,
         "abundances": jnp.zeros((count, pixels), z.dtype),
-        "inside": inside.T,
+        "inside": inside,
         "fewest": jnp.full(pixels, count + 1, jnp.int32),
         "patience": jnp.full(pixels, 3, jnp.int32),
         "steps": jnp.zeros(pixels, jnp.int32),
@@ -51,7 +51,7 @@ def support_solve(
         return jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), needed), branches, part)
 
     # pixels of like support sizes share a chunk
-    order = jnp.argsort(jnp.sum(inside, -1))
+    order = jnp.argsort(jnp.sum(inside, 0))
     state = {name: x[..., order] for name, x in state.items()}
     state = work_off(advance, state, chunk=CHUNK, max_rounds=MAX_ROUNDS, constant=("z", "target"))
     back = jnp.argsort(order)
@@ -59,29 +59,26 @@ def support_solve(
 
 
 def _first_order(geometry: Geometry, target: Array, sum_to_one: bool) -> Array:
-    """Over-relaxed ADMM from the uniform mixture; only the signs of the result are used."""
-    count = target.shape[1]
+    """Over-relaxed ADMM from the uniform mixture, [endmember, pixel]; only the signs of the result are used.
+
+    One array carries both variables: its positive part is the bounded iterate, its negative part the scaled dual.
+    """
+    count = target.shape[0]
     penalty = PENALTY * jnp.trace(geometry.gram) / count
     penalty = jnp.where(penalty > 0, penalty, 1.0)
     inverse = jnp.linalg.inv(geometry.gram + penalty * jnp.eye(count, dtype=target.dtype))
-    if sum_to_one:  # the equality constraint as part of the quadratic step: x = inverse @ r + offset
+    fixed = matmul(inverse, target)
+    if sum_to_one:  # the equality constraint as part of the quadratic step
         row = jnp.sum(inverse, 0)
-        offset = row / jnp.sum(row)
+        fixed = fixed + (row * (1 - matmul(row, target)[:, None]) / jnp.sum(row)).T
         inverse = inverse - row[:, None] * row[None, :] / jnp.sum(row)
-    else:
-        offset = jnp.zeros_like(target[0])
-    fixed = matmul(target, inverse) + offset
     inverse = penalty * inverse
 
-    def step(_: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        bounded, dual = state
-        free = fixed + matmul(bounded - dual, inverse)
-        relaxed = 1.6 * free - 0.6 * bounded + dual
-        bounded = jnp.maximum(relaxed, 0)
-        return bounded, relaxed - bounded
+    def step(_: Any, both: Array) -> Array:
+        free = fixed + matmul(inverse, jnp.abs(both))
+        return 1.6 * free - 0.6 * jnp.maximum(both, 0) + jnp.minimum(both, 0)
 
-    start = (jnp.full_like(target, 1.0 / count), jnp.zeros_like(target))
-    return jax.lax.fori_loop(0, START_STEPS, step, start)[0]
+    return jax.lax.fori_loop(0, START_STEPS, step, jnp.full_like(target, 1.0 / count))
 
 
 def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> State:
@@ -142,7 +139,7 @@ def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> Sta
         )
 
     size = jnp.sqrt(scale * jnp.sum(z**2, -1, keepdims=True))
-    wrong = jnp.where(inside, abundances < -20 * eps, gradient < -20 * eps * size)
+    wrong = jnp.where(inside, abundances < -20 * eps, gradient < -8 * eps * size)
     number = jnp.sum(wrong, -1, dtype=jnp.int32)
     progress = number < part["fewest"]
     block = progress | (part["patience"] > 0)

@@ -56,7 +56,7 @@ class Prepared(eqx.Module):
     """Endmembers with all that does not depend on the pixel; stands wherever endmembers may stand.
 
     Attributes:
-        endmembers: [endmember, band], as given.
+        endmembers: [endmember, band], zero in bands that do not count.
         whitener: square root of the band weights [band], or a whitening matrix [band, band]; None: all one.
         good: bands of positive weight; None where all are.
         projector: ``z = pixel @ projector``, whitening and baseline removal included.
@@ -167,7 +167,7 @@ def prepare(
         return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
 
     return Prepared(
-        endmembers=jnp.asarray(endmembers, dtype),
+        endmembers=_kept(endmembers, good, dtype),
         whitener=cast(whitener),
         good=cast(good),
         projector=cast(_whiten_adjoint(xp, basis, whitener)),
@@ -175,6 +175,12 @@ def prepare(
         baseline_map=cast(baseline_map),
         geometry=cast(geometry),
     )
+
+
+def _kept(endmembers: Any, good: Any, dtype: Any) -> Array:
+    """Endmembers in their precision, zero in bands that do not count; gradients pass."""
+    endmembers = jnp.asarray(endmembers, dtype)
+    return endmembers if good is None else jnp.where(jnp.asarray(good), endmembers, 0.0)
 
 
 def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, Any]:
@@ -203,8 +209,8 @@ def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, 
         except np.linalg.LinAlgError as error:
             raise ValueError("noise_covariance is not positive definite") from error
         return (factor if good is None else xp.where(good[:, None], factor, 0.0)), good
-    if weights is None or (xp is np and (np.asarray(weights, float) == 1).all()):
-        return None, good
+    if weights is None or weights.dtype == bool or (xp is np and np.isin(weights, (0, 1)).all()):
+        return None, good  # a mask: what is zero needs no factor
     return xp.sqrt(xp.asarray(weights, float)), good
 
 
