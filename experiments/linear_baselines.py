@@ -109,9 +109,7 @@ def samson(config: Config) -> tuple[dict[str, float], dict[str, Any]]:
                 seeds.setdefault(f"{metric}_{name}", []).append(value)
     metrics = {"samson_a_alt_rmse": float(rmse(exact.abundances, references["a_alt"]))}
     # Angles are to the endmembers of A unless the key says otherwise.
-    metrics |= _spread("samson_vca_msad", seeds["msad_a"]) | _spread(
-        "samson_vca_msad_alt", seeds["msad_a_alt"]
-    )
+    metrics |= _spread("samson_vca_msad", seeds["msad_a"]) | _spread("samson_vca_msad_alt", seeds["msad_a_alt"])
     for name in references:
         for metric in ("rmse", "rmse_per_endmember"):
             metrics |= _spread(f"samson_vca_{metric}_{name}", seeds[f"{metric}_{name}"])
@@ -210,9 +208,7 @@ def worst_difference(metrics: dict[str, float]) -> float:
     """Largest deviation from the published figures, all of which are given to three or four digits."""
     published = {"relab_fcls_rmse": 0.174}
     for name, values in TABLE.items():
-        keys = [
-            f"{reading}_{part}" for reading in ("authors", "norm") for part in ("all90", "first45", "last45")
-        ]
+        keys = [f"{reading}_{part}" for reading in ("authors", "norm") for part in ("all90", "first45", "last45")]
         for key, value in zip(keys, values, strict=True):
             published["_".join(part for part in ("feely", name, key) if part)] = value
     for name, (_, _, calcite, fit) in POWDERS.items():
@@ -231,9 +227,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
     return metrics, draw(metrics, scene, rocks, powder)
 
 
-def draw(
-    metrics: dict[str, float], scene: dict[str, Any], rocks: dict[str, Any], powder: dict[str, Any]
-) -> Any:
+def draw(metrics: dict[str, float], scene: dict[str, Any], rocks: dict[str, Any], powder: dict[str, Any]) -> Any:
     """Six panels: a scene with two truths, rocks with six protocols, powders that are not linear."""
     from matplotlib.figure import Figure
 
@@ -322,9 +316,7 @@ def _draw_relab(axis: Any, powder: dict[str, Any], metrics: dict[str, float]) ->
             label=name,
         )
     axis.set(xlabel="known fraction", ylabel="linear estimate", xlim=(-0.03, 1), ylim=(-0.03, 1))
-    axis.set_title(
-        f"RELAB intimate mixtures: RMSE {metrics['relab_fcls_rmse']:.3f} (linear physics is wrong)"
-    )
+    axis.set_title(f"RELAB intimate mixtures: RMSE {metrics['relab_fcls_rmse']:.3f} (linear physics is wrong)")
     axis.legend(frameon=False, fontsize=8)
 
 

@@ -19,6 +19,4 @@ def assert_close(actual: Any, expected: Any, *, scale: float = 1.0) -> None:
     """
     dtypes = [a.dtype for a in (actual, expected) if hasattr(a, "dtype") and a.dtype.kind in "fc"]
     tolerance = max((TOLERANCE[np.finfo(d).dtype.name] for d in dtypes), default=TOLERANCE["float64"])
-    np.testing.assert_allclose(
-        np.asarray(actual), np.asarray(expected), rtol=tolerance, atol=tolerance * scale
-    )
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=tolerance, atol=tolerance * scale)

@@ -18,9 +18,7 @@ from unmix_jax.scenes.writers import write_library
 
 NAMES = ("Grès, fin", "forêt (été)", "shade")
 CENTERS = np.linspace(450.0, 900.0, 12)
-SPECTRA = np.stack([np.linspace(0.2, 0.6, 12), 0.3 + 0.25 * np.sin(CENTERS / 90), np.full(12, 0.02)]).astype(
-    np.float32
-)
+SPECTRA = np.stack([np.linspace(0.2, 0.6, 12), 0.3 + 0.25 * np.sin(CENTERS / 90), np.full(12, 0.02)]).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -124,9 +122,7 @@ def test_shade_and_baseline(scene, tmp_path):
 
 def test_x64_is_double_and_stays_in_its_run(scene, tmp_path):
     path, _ = scene
-    assert (
-        run("unmix", path, "--endmembers", tmp_path / "library.csv", "--x64", "--out", tmp_path / "out") == 0
-    )
+    assert run("unmix", path, "--endmembers", tmp_path / "library.csv", "--x64", "--out", tmp_path / "out") == 0
     results = read_results(tmp_path / "out")
     assert results.record["environment"]["float64"] is True
     assert results.record["gap"]["worst"] < 1e-12
@@ -137,9 +133,7 @@ def test_a_list_of_spectra(scene, tmp_path):
     path, truth = scene
     np.savez(path, pixels=(truth @ SPECTRA).reshape(-1, 12), wavelength_nm=CENTERS)
     assert run("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out") == 0
-    np.testing.assert_allclose(
-        read_results(tmp_path / "out").solution.abundances, truth.reshape(-1, 3), atol=2e-4
-    )
+    np.testing.assert_allclose(read_results(tmp_path / "out").solution.abundances, truth.reshape(-1, 3), atol=2e-4)
 
 
 def test_an_envi_scene_keeps_its_place_on_earth(scene, tmp_path):
@@ -177,6 +171,39 @@ def test_endmembers(scene, tmp_path, capsys, ending):
     assert all(word in printed for word in ("HySime", "HFC", "NWHFC", "row", "column"))
     assert run("endmembers", path, "--count", 3, "--out", out) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_bands_bad_in_the_scene_do_not_count(scene, tmp_path):
+    """A broken band of the scene, for endmembers of the scene and for those of a library."""
+    path, truth = scene
+    cube = truth @ SPECTRA
+    cube[..., 5] = 7.0
+    np.savez(path, cube=cube, wavelength_nm=CENTERS, good_bands=np.arange(12) != 5)
+    for options in (("--endmembers", tmp_path / "library.csv"), ("--count", 3)):
+        assert run("unmix", path, *options, "--out", tmp_path / "out", "--overwrite") == 0
+        results = read_results(tmp_path / "out")
+        assert results.record["bands"] == {"total": 12, "used": 11}
+        assert results.record["residual_rms"] < 1e-3
+        assert np.isnan(results.endmembers.spectra[:, 5]).all()
+
+
+def test_auto_takes_the_smallest_estimate(scene, tmp_path, capsys):
+    path, _ = scene
+    assert run("unmix", path, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    count = len(read_results(tmp_path / "out").endmembers)
+    assert f"{count} are taken" in said
+    assert "NWHFC" in said
+
+
+def test_info_counts_pixels_as_unmixing_does(scene, capsys):
+    path, truth = scene
+    cube = truth @ SPECTRA
+    cube[0, :3, 4] = -9999
+    cube[1, :3, 7] = -9999  # in a bad band
+    np.savez(path, cube=cube, wavelength_nm=CENTERS, good_bands=np.arange(12) != 7)
+    assert run("info", path) == 0
+    assert "6.25% of the pixels" in capsys.readouterr().out
 
 
 def test_info_of_scene_and_library(scene, tmp_path, capsys):
@@ -217,6 +244,10 @@ def test_another_run_is_refused_before_anything_is_computed(scene, tmp_path, cap
         (("unmix", "SCENE", "--endmembers", "LIBRARY", "--shade", "fog"), "no endmember is named 'fog'"),
         (("unmix", "SCENE", "--endmembers", "LIBRARY", "--baseline", "40"), "baseline degree 40"),
         (("unmix", "SCENE", "--count", "40"), "40"),
+        (("unmix", "SCENE", "--endmembers", "LIBRARY", "--count", "3"), "--count is for endmembers"),
+        (("info", "indian_pine"), "there is indian_pines"),
+        (("info", "indian_pines", "--key", "cube=Y"), "indian_pines is a dataset"),
+        (("info", "LIBRARY", "--key", "spectra=Y"), "keys are for"),
         (("unmix", "LIBRARY", "--count", "3"), "spectral library, not a scene"),
         (("score", ".", "SCENE"), "no finished run"),
     ],
@@ -313,9 +344,7 @@ def test_compilations_are_kept_where_the_user_keeps_caches(scene, tmp_path):
         "--out",
         str(tmp_path / "out"),
     ]
-    subprocess.run(
-        [sys.executable, "-m", "unmix_jax", *words], env=environment, check=True, capture_output=True
-    )
+    subprocess.run([sys.executable, "-m", "unmix_jax", *words], env=environment, check=True, capture_output=True)
     assert any((tmp_path / "cache" / "unmix_jax").iterdir())
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,7 +73,8 @@ def my_files(tmp_path, monkeypatch):
 def test_quick_start_code_runs(my_files):
     cube, endmembers = my_files
     code = "\n".join(blocks("docs/quick-start.md", "python"))
-    names = execute(code, "quick-start.md", pixels=cube[0], pixel=cube[0, 0], endmembers=endmembers)
+    pixels = jnp.asarray(cube[0])
+    names = execute(code, "quick-start.md", pixels=pixels, pixel=pixels[0], endmembers=endmembers)
     assert names["solution"].abundances.shape == (12, 9, 3)
     assert names["many"].abundances.shape == (9, 3)
     assert names["sensitivity"].shape == (3, 40)

@@ -71,9 +71,7 @@ def test_sid_is_the_sum_of_two_relative_entropies():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "loss", [sad, sid, rmse, rmse_per_endmember, reconstruction_rmse], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("loss", [sad, sid, rmse, rmse_per_endmember, reconstruction_rmse], ids=lambda f: f.__name__)
 def test_gradients_equal_differences_and_are_finite_where_it_hurts(loss):
     u, v = RNG.uniform(0.1, 1, (2, 4, 6))
     total = lambda x: jnp.sum(loss(x, v))  # noqa: E731

@@ -127,9 +127,7 @@ def test_module_neither_prints_nor_pickles(path):
         name.split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in (
-            [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-        )
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
     }
     assert imported.isdisjoint({"pickle", "cloudpickle", "dill", "joblib", "shelve"})
     pickles = [

@@ -139,9 +139,7 @@ def test_a_smoothly_stretched_axis_has_no_gap():
 
 
 def test_axes_that_run_backwards_are_sorted():
-    library = SpectralLibrary(
-        np.asarray([[3.0, 2.0, 1.0, 0.0]]), SpectralAxis(np.asarray([4.0, 3.0, 2.0, 1.0]))
-    )
+    library = SpectralLibrary(np.asarray([[3.0, 2.0, 1.0, 0.0]]), SpectralAxis(np.asarray([4.0, 3.0, 2.0, 1.0])))
     (line,) = plots.endmember_curves(library).axes[0].lines
     assert list(line.get_xdata()) == [1, 2, 3, 4]
     assert list(line.get_ydata()) == [0, 1, 2, 3]
@@ -151,16 +149,14 @@ def test_labels_carry_units():
     scene, library, _ = make_run()
     axis = plots.endmember_curves(library, unit="radiance").axes[0]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("wavelength (nm)", "radiance")
-    assert "460" in plots.false_colour(scene).axes[0].get_title()
+    assert "460" in plots.false_colour(scene).axes[0].get_title("left")
 
 
 def test_fits_show_the_mixture_and_its_baseline():
     scene, library, solution = make_run(masked=False)
     figure = plots.fits(scene, solution, library)
     measured, fitted = figure.axes[0].lines[:2]
-    np.testing.assert_allclose(
-        measured.get_ydata(), fitted.get_ydata(), atol=1e-6
-    )  # rendered from these abundances
+    np.testing.assert_allclose(measured.get_ydata(), fitted.get_ydata(), atol=1e-6)  # rendered from these abundances
     lifted = eqx.tree_at(lambda s: s.fitted, solution, jnp.full((6, 8, 1), 2.0), is_leaf=lambda x: x is None)
     shifted = plots.fits(scene, lifted, library, baseline=np.full((1, 6), 0.5))
     np.testing.assert_allclose(shifted.axes[0].lines[1].get_ydata() - fitted.get_ydata(), 1, atol=1e-6)
@@ -194,9 +190,7 @@ def test_infrared_scenes_show_components_whose_sign_is_fixed():
     spectra = np.asarray(scene.cube, dtype=np.float64).reshape(-1, 6)
     _, _, rows = np.linalg.svd(spectra - spectra.mean(axis=0), full_matrices=False)
     scores = (spectra - spectra.mean(axis=0)) @ (rows[0] * np.sign(rows[0][np.abs(rows[0]).argmax()]))
-    np.testing.assert_array_equal(
-        np.argsort(scores)[5:-5], np.argsort(picture[..., 0].ravel(), kind="stable")[5:-5]
-    )
+    np.testing.assert_array_equal(np.argsort(scores)[5:-5], np.argsort(picture[..., 0].ravel(), kind="stable")[5:-5])
 
 
 def test_large_scenes_are_thinned():

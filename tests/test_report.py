@@ -53,9 +53,7 @@ def run_of(shape=(5, 6), *, unit="reflectance", unique=None, masked=1):
 
     rng = np.random.default_rng(0)
     axis = SpectralAxis(np.linspace(450.0, 900.0, 8))
-    library = SpectralLibrary(
-        rng.uniform(0.1, 0.9, (3, 8)).astype(np.float32), axis, ("Soil", EVIL, "Wasser")
-    )
+    library = SpectralLibrary(rng.uniform(0.1, 0.9, (3, 8)).astype(np.float32), axis, ("Soil", EVIL, "Wasser"))
     abundances = rng.dirichlet(np.ones(3), shape).astype(np.float32)
     abundances.reshape(-1, 3)[:masked] = np.nan
     number = abundances[..., 0] * 1e-7
@@ -73,9 +71,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     solution, scene, library = run_of()
     config = {"method": "fcls", "count": 3}
-    results = write_results(
-        folder, solution, scene, endmembers=library, config=config, timings={"unmix": 0.25}, seed=1
-    )
+    results = write_results(folder, solution, scene, endmembers=library, config=config, timings={"unmix": 0.25}, seed=1)
     scores = {
         "rmse": 0.0123,
         "rmse_per_endmember": 0.02,

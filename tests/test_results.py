@@ -51,9 +51,7 @@ def make_solution(abundances, *, masked=True, **more):
         values.reshape(-1, values.shape[-1])[0] = np.nan
     pixels = values.shape[:-1]
     invalid = np.isnan(values).any(axis=-1)
-    number = np.where(invalid, np.nan, np.linspace(1e-9, 1e-7, invalid.size).reshape(pixels)).astype(
-        np.float32
-    )
+    number = np.where(invalid, np.nan, np.linspace(1e-9, 1e-7, invalid.size).reshape(pixels)).astype(np.float32)
     return Solution(
         jnp.asarray(values),
         jnp.asarray(number * 1e4),
@@ -188,6 +186,17 @@ def test_fitted_trees_are_kept_without_pickles(tmp_path):
     with np.load(tmp_path / "results.npz", allow_pickle=False) as arrays:
         assert arrays["fitted['b']"].shape == (4, 6)
         assert arrays["fitted['more'][0]"].shape == (4, 6, 2)
+
+
+def test_longitude_and_latitude_are_written_beside_the_maps(tmp_path):
+    from spectral.io import envi
+
+    lon, lat = np.meshgrid(np.linspace(-118.2, -118.1, 6), np.linspace(34.3, 34.2, 4))
+    scene, library, abundances = make_scene(header={"location": {"lon": lon, "lat": lat}})
+    write_results(tmp_path, make_solution(abundances), scene, endmembers=library)
+    image = envi.open(str(tmp_path / "location.hdr"))
+    assert image.metadata["band names"] == ["longitude", "latitude"]
+    np.testing.assert_array_equal(np.asarray(image.open_memmap()), np.stack([lon, lat], axis=-1))
 
 
 def test_the_map_without_shade(tmp_path):

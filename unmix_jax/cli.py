@@ -21,6 +21,7 @@ import tyro
 from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
 
 if TYPE_CHECKING:
+    from unmix_jax.endmembers.subspace import Counts
     from unmix_jax.scenes.scene import Scene, SpectralLibrary
 
 __all__ = ["main"]
@@ -117,26 +118,23 @@ def endmembers(
     Args:
         scene: a file, or the name of a dataset
         method: vertex component analysis, or the simplex of largest volume
-        count: number of endmembers; auto takes the estimate of HySime
+        count: number of endmembers; auto takes the smallest of the three estimates
         out: file to write: .sli, .csv or .npz
         overwrite: replace the file if it is there
         seed: of the random numbers
         key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
         unit: of the wavelengths, where the file does not say it
     """
-    from unmix_jax.endmembers.subspace import hfc, hysime, nwhfc
+    from unmix_jax.endmembers.subspace import count_endmembers
     from unmix_jax.scenes.opening import open_scene
     from unmix_jax.scenes.writers import write_library
 
     if out.exists() and not overwrite:
         raise ValueError(f"{out} is there already: choose another file, or --overwrite")
     opened = open_scene(scene, keys=_keys(key), unit=unit)
-    estimators: dict[str, Callable[[Any], Any]] = {
-        "HySime": lambda s: hysime(s).count, "HFC": hfc, "NWHFC": nwhfc,
-    }  # fmt: skip
-    estimates = [[name, _attempt(estimate, opened)] for name, estimate in estimators.items()]
-    print(f"How many endmembers (false-alarm rate 1e-3):\n\n{table(estimates)}\n")
-    library, rows = _extract(opened, method, count, seed)
+    counts = count_endmembers(opened)
+    print(f"How many endmembers: {_told(counts)}\n")
+    library, rows = _extract(opened, method, counts.smallest if count == "auto" else count, seed)
     print(table(rows, ("endmember", "row", "column") if len(opened.shape) == 2 else ("endmember", "pixel")))
     print(f"\nWritten: {write_library(out, library)}")
 
@@ -164,7 +162,7 @@ def unmix(
         scene: a file, or the name of a dataset
         endmembers: library file or dataset, resampled to the scene's bands; if absent, they are extracted
         extract: how to extract: vertex component analysis, or the simplex of largest volume
-        count: number of endmembers to extract; auto takes the estimate of HySime
+        count: number of endmembers to extract; auto takes the smallest of HySime, HFC and NWHFC
         method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls)
         out: folder for the results, absent or empty
         overwrite: replace an earlier run in the folder
@@ -199,7 +197,7 @@ def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key:
     if reference.abundances is None and reference.endmembers is None:
         raise ValueError(f"{scene} has neither reference abundances nor reference endmembers")
     scores = score_solution(run.solution, reference, endmembers=run.endmembers)
-    print(table([[name.replace("_", " "), f"{value:.4g}"] for name, value in scores.items()]))
+    print(table([[_measure(name, reference.unit), f"{value:.4g}"] for name, value in scores.items()]))
     path = out or results / "scores.json"
     content = {name: value if value == value else None for name, value in scores.items()}  # no NaN in JSON
     path.write_text(json.dumps({"reference": scene, **content}, indent=2) + "\n", encoding="utf-8")
@@ -272,18 +270,26 @@ def _unmix(options: dict[str, Any]) -> None:
     import numpy as np
 
     from unmix_jax import driver
+    from unmix_jax.endmembers.subspace import count_endmembers
     from unmix_jax.report import run_tiles, write_run_report
     from unmix_jax.results import check_folder, write_results
     from unmix_jax.scenes.library import match
     from unmix_jax.scenes.opening import open_library, open_scene
     from unmix_jax.solvers import least_squares
 
+    if options["endmembers"] is not None and options["count"] != "auto":
+        raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     folder = check_folder(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], keys=_keys(options["key"]), unit=options["unit"])
     stages["read"] = time.perf_counter()
     if options["endmembers"] is None:
-        library, _ = _extract(scene, options["extract"], options["count"], options["seed"])
+        count = options["count"]
+        if count == "auto":
+            counts = count_endmembers(scene)
+            count = counts.smallest
+            print(f"How many endmembers: {_told(counts)}; {count} are taken (--count)\n")
+        library, _ = _extract(scene, options["extract"], count, options["seed"])
     else:
         library = open_library(options["endmembers"])
     library = match(scene, library)
@@ -292,9 +298,7 @@ def _unmix(options: dict[str, Any]) -> None:
     stages["endmembers"] = time.perf_counter()
     baseline = _baseline(library, options["baseline"])
     spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)
-    prepared = least_squares.prepare(
-        spectra, weights=np.asarray(library.good_bands, float), baseline=baseline
-    )
+    prepared = least_squares.prepare(spectra, weights=library.good_bands, baseline=baseline)
     unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
     with progress_bar("unmixing") as progress:
         solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
@@ -306,9 +310,7 @@ def _unmix(options: dict[str, Any]) -> None:
         scene,
         endmembers=library,
         config=options,
-        timings={
-            stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)
-        },
+        timings={stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)},
         seed=options["seed"],
         shade=options["shade"],
         overwrite=options["overwrite"],
@@ -326,7 +328,8 @@ def _unmix(options: dict[str, Any]) -> None:
     ]
     print(table(rows, ("endmember", "mean abundance")))
     print()
-    print(table([[label, value] for label, value in run_tiles(record)]))
+    fitted = ("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}")
+    print(table([fitted, *run_tiles(record)]))
     print(f"\nResults: {folder}\nOpen in a browser: {report}")
 
 
@@ -342,34 +345,32 @@ def _baseline(library: "SpectralLibrary", degree: int | None) -> Any:
     return polynomial_baseline(np.arange(library.spectra.shape[1]) if axis is None else axis.centers, degree)
 
 
-def _extract(
-    scene: "Scene", method: str, count: int | str, seed: int
-) -> tuple["SpectralLibrary", list[list[str]]]:
+def _extract(scene: "Scene", method: str, count: int, seed: int) -> tuple["SpectralLibrary", list[list[str]]]:
     """Endmembers of a scene as a library, and a row of text for each: its name and where it was found."""
     import jax
     import numpy as np
 
     from unmix_jax.endmembers import extraction
-    from unmix_jax.endmembers.subspace import hysime
     from unmix_jax.scenes.scene import SpectralLibrary
 
-    if count == "auto":
-        count = max(2, hysime(scene).count)
-        hint = "; --count sets fewer, when several are one material in another light" if count > 10 else ""
-        print(f"HySime finds {count} endmembers{hint}", file=sys.stderr)
     found = getattr(extraction, method)(jax.random.key(seed), scene, count)
-    names = tuple(f"endmember {i + 1}" for i in range(int(count)))
+    names = tuple(f"endmember {i + 1}" for i in range(count))
     places = np.unravel_index(np.asarray(found.indices), scene.shape)
     rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
     return SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands), rows
 
 
-def _attempt(estimate: Callable[[Any], Any], scene: "Scene") -> str:
-    """An estimate as text, or why there is none."""
-    try:
-        return str(int(estimate(scene)))
-    except ValueError as error:
-        return f"not possible: {error}"
+def _measure(name: str, unit: str) -> str:
+    """The name of a score with its unit."""
+    units = {"sad_": "rad", "mean_sad": "rad", "sre": "dB", "reconstruction": unit}
+    unit = next((f" ({unit})" for start, unit in units.items() if name.startswith(start)), "")
+    return name.replace("_", " ") + unit
+
+
+def _told(counts: "Counts") -> str:
+    """The three estimates in words."""
+    told = zip(("HySime", "HFC", "NWHFC"), counts, strict=True)
+    return ", ".join(f"{name} {'-' if count is None else count}" for name, count in told)
 
 
 def _keys(texts: Sequence[str]) -> dict[str, str]:

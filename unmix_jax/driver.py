@@ -1,8 +1,9 @@
 """The one driver: any unmixer over any number of pixels.
 
 Pixels are cut into tiles of one fixed size, the last one padded, so that one compilation serves every scene. A tile
-is one ``jit``-compiled ``vmap`` of the unmixer; two worker threads keep the cores (or the copy to a device and the
-computation on it) busy. Scenes on disk are read tile by tile.
+is one ``jit``-compiled ``vmap`` of the unmixer; the next one is read from disk while it is computed. Two computations
+never run at once: on the CPU, batched factorisations of two programs can wait for each other's threads forever
+(jaxlib 0.10), and the cores are busy with one.
 """
 
 import functools
@@ -17,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from unmix_jax.linalg import squared_norm
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.solvers.least_squares import prepared
 from unmix_jax.types import Solution
 
 __all__ = ["unmix"]
 
-TILE_BYTES = 4 * 2**20  # of pixels, per tile: large enough to hide a launch, small enough to stay in cache
+TILE_BYTES = 8 * 2**20  # of pixels, per tile: large enough to hide a launch, small enough for the caches
 ALIGNMENT = 64  # bytes at which the CPU back end takes an array without copying it
-WORKERS = 2
 
 
 def unmix(
@@ -49,7 +50,7 @@ def unmix(
             trained network. With ``key`` it is called as ``unmixer(pixel, key=key)``.
         pixels: a `Scene`, or spectra with the bands last: [band, ] axes lead, an image is [row, column, band].
             Integers become float32; memory maps are read tile by tile.
-        tile: pixels per tile; by default what fits 4 MiB, at least 1024. Results do not depend on it.
+        tile: pixels per tile; by default what fits 8 MiB, at least 1024. Results do not depend on it.
         key: random key; pixel number n gets ``jax.random.fold_in(key, n)``, whatever the tile.
         good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
             those of the scene.
@@ -88,50 +89,57 @@ def unmix(
     leaves, tree = jax.tree.flatten(static)
     compiled = _compiled(tuple(leaves), tree)
 
-    x64 = jax.config.jax_enable_x64  # the flag may be set for this thread only
-    out: list[Any] = []  # tree and leaves of the result, made when the first tile shows their shapes
+    def stage(pieces: list[slice]) -> np.ndarray:
+        """The pixels of one tile in one aligned block, padded with its first pixel; no copy where none is needed."""
+        blocks = [_read(source, rows, dtype) for rows in pieces]
+        count = sum(len(block) for block in blocks)
+        if len(blocks) == 1 and count == tile and _aligned(blocks[0]):
+            return blocks[0]
+        staged = _empty_aligned((tile, bands), dtype)
+        np.concatenate(blocks, out=staged[:count])
+        staged[count:] = staged[0]
+        return staged
 
-    def run(pieces: list[slice]) -> int:
-        """One tile: the pixels of one slice, or of several short ones."""
-        with jax.enable_x64(x64):
-            blocks = [_read(source, rows, dtype) for rows in pieces]
-            count = sum(len(block) for block in blocks)
-            tiled = blocks[0]
-            if len(blocks) > 1 or count < tile or not _aligned(tiled):
-                tiled = _empty_aligned((tile, bands), dtype)
-                np.concatenate(blocks, out=tiled[:count])
-                tiled[count:] = tiled[0]
-            numbers = None
-            if key is not None:
-                numbers = np.concatenate([np.arange(r.start, r.stop, dtype=np.uint32) for r in pieces])
-                numbers = np.resize(numbers, tile)
-            device = jax.device_put(tiled, may_alias=True)
-            solution, valid = compiled(arrays, device, good, nodata_, key, numbers)
-        leaves, tree = jax.tree.flatten(solution)
-        if not out:
-            out.extend((tree, [np.empty((total, *x.shape[1:]), x.dtype) for x in leaves]))
-        valid = np.asarray(valid)
-        start = 0
-        for rows in pieces:
-            part = slice(start, start := start + rows.stop - rows.start)
-            kept = valid[part] if wanted is None else valid[part] & wanted[rows]
-            for target, leaf in zip(out[1], leaves, strict=True):
-                target[rows] = np.asarray(leaf)[part]
-                if not kept.all():
-                    target[rows][~kept] = np.nan if target.dtype.kind in "fc" else 0
-        return count
+    def compute(block: np.ndarray, pieces: list[slice]) -> tuple[Solution, np.ndarray]:
+        """Solution and validity of one tile, in host memory."""
+        numbers = None
+        if key is not None:
+            numbers = np.concatenate([np.arange(r.start, r.stop, dtype=np.uint32) for r in pieces])
+            numbers = np.resize(numbers, tile)
+        device = jax.device_put(block, may_alias=True)
+        computed = compiled(arrays, device, good, nodata_, key, numbers)
+        return jax.tree.map(np.asarray, computed)
 
+    result: Any = None
+    done = 0
     tiles = _tiles(source, total, tile, dtype)
-    done = run(tiles[0])  # compiles once, and makes the outputs
-    if progress is not None:
-        progress(done, total)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for count in pool.map(run, tiles[1:]):
-            done += count
+    with ThreadPoolExecutor(1) as reader:  # the next tile is read while this one is computed
+        upcoming = reader.submit(stage, tiles[0])
+        for pieces, following in zip(tiles, [*tiles[1:], None], strict=True):
+            block = upcoming.result()
+            if following is not None:
+                upcoming = reader.submit(stage, following)
+            solution, valid = compute(block, pieces)
+            if result is None:
+                result = jax.tree.map(lambda x: np.empty((total, *x.shape[1:]), x.dtype), solution)
+            start = 0
+            for rows in pieces:
+                part = slice(start, start := start + rows.stop - rows.start)
+                kept = valid[part] if wanted is None else valid[part] & wanted[rows]
+                _store(result, solution, rows, part, kept)
+            done += start
             if progress is not None:
                 progress(done, total)
-    leaves = [x.reshape(*lead, *x.shape[1:]) for x in out[1]]
-    return jax.tree.unflatten(out[0], leaves)
+    return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), result)
+
+
+def _store(result: Solution, solution: Solution, rows: slice, part: slice, kept: np.ndarray) -> None:
+    """Copy a part of a tile to its rows of the result; masked pixels become NaN (False, 0)."""
+    everything = kept.all()
+    for target, leaf in zip(jax.tree.leaves(result), jax.tree.leaves(solution), strict=True):
+        target[rows] = leaf[part]
+        if not everything:
+            target[rows][~kept] = np.nan if target.dtype.kind in "fc" else 0
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,7 +156,7 @@ def _tile(
     if good is not None:
         pixels = jnp.where(good, pixels, 0.0)
     # one read tells NaN, infinity and all zero; it is the very sum that least squares needs, so it costs nothing
-    size = jnp.sum(pixels**2, -1)
+    size = jax.vmap(squared_norm)(pixels)
     valid = jnp.isfinite(size) & (size > 0)
     if nodata is not None:
         missing = pixels == nodata

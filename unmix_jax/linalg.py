@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["einsum", "matmul", "safe_norm"]
+__all__ = ["einsum", "matmul", "safe_norm", "squared_norm"]
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -21,6 +21,11 @@ def matmul(left: Array, right: Array) -> Array:
 def einsum(subscripts: str, *operands: Array) -> Array:
     """``jnp.einsum`` at the highest precision of the device."""
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
+
+
+def squared_norm(vector: Float[Array, "n"]) -> Float[Array, ""]:
+    """``‖v‖²`` as an inner product, which compilers reduce faster than a sum of squares."""
+    return jnp.matmul(vector, vector, precision=HIGHEST)
 
 
 def safe_norm(vector: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:

@@ -82,9 +82,7 @@ def sid(u: Float[Any, "*#batch band"], v: Float[Any, "*#batch band"]) -> Float[A
     return jnp.sum((p - q) * (jnp.log(p) - jnp.log(q)), axis=-1)
 
 
-def rmse(
-    estimated: Float[Any, "*pixel endmember"], reference: Float[Any, "*pixel endmember"]
-) -> Float[Array, ""]:
+def rmse(estimated: Float[Any, "*pixel endmember"], reference: Float[Any, "*pixel endmember"]) -> Float[Array, ""]:
     r"""Abundance error: the root of the mean over pixels and endmembers of (a - â)².
 
     Args:
@@ -134,9 +132,7 @@ def summed_squared_error(
     return jnp.mean(jnp.sum((jnp.asarray(estimated) - jnp.asarray(reference)) ** 2, axis=-1))
 
 
-def sre(
-    estimated: Float[Any, "*pixel endmember"], reference: Float[Any, "*pixel endmember"]
-) -> Float[Array, ""]:
+def sre(estimated: Float[Any, "*pixel endmember"], reference: Float[Any, "*pixel endmember"]) -> Float[Array, ""]:
     r"""Signal-to-reconstruction error of abundances: 10 log₁₀(‖X‖² / ‖X - X̂‖²).
 
     Args:
@@ -206,9 +202,7 @@ def _angles(
     return np.stack([np.asarray(sad(spectrum, found[:, bands])) for spectrum in truth[:, bands]])
 
 
-def align(
-    estimated: Float[Any, "estimate _"], reference: Float[Any, "endmember _"]
-) -> Int[np.ndarray, "endmember"]:
+def align(estimated: Float[Any, "estimate _"], reference: Float[Any, "endmember _"]) -> Int[np.ndarray, "endmember"]:
     r"""Match estimated endmembers to reference ones (Hungarian assignment of least total SAD).
 
     ``estimated[align(estimated, reference)]`` is in the order of the reference; estimates beyond the
@@ -226,9 +220,7 @@ def align(
     """
     angles = _angles(estimated, reference)
     if angles.shape[1] < angles.shape[0]:
-        raise ValueError(
-            f"{angles.shape[1]} estimated endmembers cannot match {angles.shape[0]} reference endmembers"
-        )
+        raise ValueError(f"{angles.shape[1]} estimated endmembers cannot match {angles.shape[0]} reference endmembers")
     return linear_sum_assignment(angles)[1]
 
 
@@ -344,9 +336,7 @@ def _score_abundances(
     aligned = estimated if order is None else estimated[:, order]
     grouped, truth, names = _comparable(aligned, truth, scene)
     if grouped.shape[1] != truth.shape[1]:
-        raise ValueError(
-            f"the solution has {grouped.shape[1]} abundances, the reference of the scene {truth.shape[1]}"
-        )
+        raise ValueError(f"the solution has {grouped.shape[1]} abundances, the reference of the scene {truth.shape[1]}")
     errors = grouped - truth
     numbers = {
         "rmse": float(rmse(grouped, truth)),
@@ -355,9 +345,7 @@ def _score_abundances(
         "sre": float(sre(grouped, truth)),
         "abundance_pixels_scored": float(scored.sum()),
     }
-    numbers |= {
-        f"rmse_{name}": float(np.sqrt(np.mean(error**2))) for name, error in zip(names, errors.T, strict=True)
-    }
+    numbers |= {f"rmse_{name}": float(np.sqrt(np.mean(error**2))) for name, error in zip(names, errors.T, strict=True)}
     if solution.covariance is not None and grouped is aligned:
         variance = np.diagonal(np.asarray(solution.covariance)[scored], axis1=-2, axis2=-1)
         std = np.sqrt(variance if order is None else variance[:, order])

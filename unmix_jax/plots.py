@@ -39,9 +39,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.2)), (0, (5, 1.5, 1, 1.
 INK, PALE, TEXT = "#222222", "#d9d9d9", 8.5
 
 
-def abundance_maps(
-    abundances: Float[Any, "*pixel endmember"], names: Sequence[str], *, title: str = ""
-) -> "Figure":
+def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[str], *, title: str = "") -> "Figure":
     """One map per endmember on a common scale from 0 to 1, or stacked shares for a list of spectra.
 
     Args:
@@ -66,7 +64,8 @@ def abundance_maps(
     image = None
     for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
         image = axis.imshow(values[..., i], vmin=0, vmax=1, cmap="viridis")
-        axis.set_title(_short(name), fontsize=TEXT + 0.5, pad=4, color=INK)
+        room = axis.get_position().width * figure.get_figwidth()
+        axis.set_title(_short(name, int(14 * room)), fontsize=TEXT + 0.5, pad=4, color=INK)
     low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (bool(low < -1e-3), bool(high > 1 + 1e-3)), "neither"
@@ -116,9 +115,7 @@ def residual_map(residual: Float[Any, "*pixel"], *, unit: str = "reflectance", t
     """
     values = np.asarray(residual, dtype=np.float64)
     top = np.nanpercentile(values, 99) if np.isfinite(values).any() else 1.0
-    return _one_map(
-        values, f"RMS residual ({unit})", title or "Residual", "magma", vmin=0.0, vmax=max(top, 1e-12)
-    )
+    return _one_map(values, f"RMS residual ({unit})", title or "Residual", "magma", vmin=0.0, vmax=max(top, 1e-12))
 
 
 def gap_map(gap: Float[Any, "*pixel"], *, title: str = "") -> "Figure":
@@ -135,9 +132,7 @@ def gap_map(gap: Float[Any, "*pixel"], *, title: str = "") -> "Figure":
     finite = values[np.isfinite(values)]
     low, high = (np.floor(finite.min()), np.ceil(finite.max())) if finite.size else (-16.0, 0.0)
     low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
-    return _one_map(
-        values, "log₁₀ of the optimality gap", title or "Certificate", "cividis", vmin=low, vmax=high
-    )
+    return _one_map(values, "log₁₀ of the optimality gap", title or "Certificate", "cividis", vmin=low, vmax=high)
 
 
 def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "Figure":
@@ -156,7 +151,7 @@ def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "
     picture, how = composite(scene, percentile=percentile, limit=LIMIT)
     figure, (axis,) = _grid(1, picture.shape[0] / picture.shape[1], title="", bar=False, panel=3.3)
     axis.imshow(picture, interpolation="nearest")
-    axis.set_title(title or how, fontsize=TEXT + 0.5, pad=4, color=INK)
+    axis.set_title(title or how, fontsize=TEXT + 0.5, loc="left", pad=4, color=INK)
     return figure
 
 
@@ -197,7 +192,7 @@ def fits(
     places = [np.unravel_index(i, scene.shape) for i in chosen]
     measured = np.stack([np.asarray(scene.cube[place], dtype=np.float64) for place in places])
     mixed = [np.asarray(solution.abundances)[place] for place in places]
-    fitted = np.stack(mixed) @ np.nan_to_num(np.asarray(endmembers.spectra, dtype=np.float64))
+    fitted = np.stack(mixed) @ np.asarray(endmembers.spectra, dtype=np.float64)  # NaN in bands not used
     if baseline is not None:
         fitted += np.stack([np.asarray(solution.fitted)[place] for place in places]) @ np.asarray(baseline)
     width = 2.75
@@ -222,9 +217,7 @@ def fits(
         _tidy(upper, "", scene.unit if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
         upper.set_xticklabels([])
         _tidy(lower, "band" if scene.axis is None else scene.axis.label, "residual" if i == 0 else "", "")
-    handles = [
-        upper.plot([], [], color=c, lw=w, alpha=a)[0] for c, w, a in ((INK, 2.4, 0.45), (PALETTE[1], 1.1, 1))
-    ]
+    handles = [upper.plot([], [], color=c, lw=w, alpha=a)[0] for c, w, a in ((INK, 2.4, 0.45), (PALETTE[1], 1.1, 1))]
     figure.legend(
         handles,
         ("measured", "fitted"),
@@ -252,9 +245,11 @@ def _grid(
     rows = -(-count // columns)
     width = panel or {1: 3.3, 2: 3.0, 3: 2.35}.get(columns, 1.85)
     shown = min(max(aspect, 0.25), 2.5)
+    width = min(width, 3.6 / shown)  # a tall scene shall not be taller than a screen
     height, head, right = width * shown, 0.3, 0.85 if bar else 0.1
     top = 0.3 if title else 0.0
-    total_w, total_h = 0.1 + columns * (width + 0.12) + right, top + rows * (height + head) + 0.1
+    total_w = max(0.1 + columns * (width + 0.12) + right, 2.6)  # a title fits over one narrow panel
+    total_h = top + rows * (height + head) + 0.1
     figure = _figure(total_w, total_h)
     axes = []
     for i in range(count):
@@ -322,9 +317,7 @@ def _stacked(values: np.ndarray, names: Sequence[str], title: str) -> "Figure":
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(min(0.0, float(bottom.min())), max(1.0, float(bottom.max())))
     _tidy(axis, "pixel", "abundance (fraction)", title)
-    figure.legend(
-        loc="upper left", bbox_to_anchor=(0.755, 0.92), frameon=False, fontsize=TEXT, borderaxespad=0
-    )
+    figure.legend(loc="upper left", bbox_to_anchor=(0.755, 0.92), frameon=False, fontsize=TEXT, borderaxespad=0)
     return figure
 
 
@@ -337,9 +330,7 @@ def _spread(scene: Scene, title: str) -> "Figure":
     figure = _figure(4.6, 2.8)
     axis = figure.add_axes((0.15, 0.18, 0.82, 0.7))
     x, upper = _broken(scene.axis, high, scene.good_bands)
-    axis.fill_between(
-        x, _broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0
-    )
+    axis.fill_between(x, _broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0)
     axis.plot(*_broken(scene.axis, mean, scene.good_bands), color=PALETTE[0], lw=1.4)
     label = "band" if scene.axis is None else scene.axis.label
     _tidy(axis, label, scene.unit, title or f"median and 5–95 % of {scene.shape[0]} spectra")
@@ -357,15 +348,9 @@ def _tidy(axis: "Axes", xlabel: str, ylabel: str, title: str) -> None:
     axis.set_title(title, fontsize=TEXT + 0.5, loc="left", color=INK, pad=5)
 
 
-def _broken(
-    spectral_axis: SpectralAxis | None, values: np.ndarray, good_bands: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def _broken(spectral_axis: SpectralAxis | None, values: np.ndarray, good_bands: Any) -> tuple[np.ndarray, np.ndarray]:
     """Band positions in rising order and their values, with NaN where a line must break."""
-    x = (
-        np.arange(1.0, values.size + 1)
-        if spectral_axis is None
-        else np.asarray(spectral_axis.centers, np.float64)
-    )
+    x = np.arange(1.0, values.size + 1) if spectral_axis is None else np.asarray(spectral_axis.centers, np.float64)
     y = values if good_bands is None else np.where(np.asarray(good_bands), values, np.nan)
     order = np.argsort(x, kind="stable")
     x, y = x[order], y[order]

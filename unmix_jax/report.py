@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Picture", "Section", "Table", "run_sections", "run_tiles", "write_report", "write_run_report"]
 
 DPI = 130
+DASH = "–"
+NUMBER = re.compile(rf"{DASH}|-?[<> ]*[\d,.]+(e[+-]\d+)?( %)?")
 CSS_PIXELS_PER_INCH = 96
 
 LINEAR_CAVEAT = (
@@ -30,9 +33,9 @@ LINEAR_CAVEAT = (
     "weights are biased, however small the residual."
 )
 CERTIFICATE_CAVEAT = (
-    "The optimality gap bounds how far the abundances are from the best that this model and these endmembers "
-    "allow. It certifies the arithmetic, not the model: a wrong model or a wrong endmember shows in the "
-    "residual, and only partly there."
+    "The optimality gap bounds how much closer to the measured spectrum any other allowed abundances could "
+    "come: in squared misfit, as a fraction of the squared spectrum. It certifies the arithmetic, not the "
+    "model: a wrong model or a wrong endmember shows in the residual, and only partly there."
 )
 EXTRACTED_CAVEAT = (
     "These endmembers were taken from pixels of the scene itself. They are as pure as its purest pixels, "
@@ -58,7 +61,8 @@ class Table:
 
     Attributes:
         columns: headings, or none.
-        rows: one value per column; floats are written with four significant digits, None as a dash.
+        rows: one value per column; floats are written with four significant digits, None as a dash, and what
+            is text already (such as ``12.5 %``) as it is.
         caption: what the table shows.
     """
 
@@ -74,14 +78,8 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Whether each column holds numbers only."""
-        width = max((len(row) for row in self.rows), default=len(self.columns))
-        kinds = [[row[i] for row in self.rows if i < len(row)] for i in range(width)]
-        return [
-            bool(kind)
-            and all(v is None or isinstance(v, (int, float)) for v in kind)
-            and any(v is not None for v in kind)
-            for kind in kinds
-        ]
+        columns = zip(*self.cells, strict=True)
+        return [all(map(NUMBER.fullmatch, column)) and set(column) != {DASH} for column in columns]
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,8 @@ def write_run_report(
     shape = " × ".join(str(n) for n in record["scene"]["shape"])
     method = str(record["config"].get("method", "")).upper()
     axes = "rows × columns × bands" if len(scene.shape) == 2 else "spectra × bands"
-    lead = (
-        f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers"
-        + (f" by {method}." if method else ".")
+    lead = f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers" + (
+        f" by {method}." if method else "."
     )
     sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline)
     title = f"Unmixing of {record['scene']['name']}"
@@ -182,11 +179,18 @@ def write_run_report(
 
 
 def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a run that a reader looks for first."""
-    pixels, share = record["pixels"], record["converged_share"]
+    """The figures of a run that a reader looks for first.
+
+    Args:
+        record: of the run, as in `Results.record`.
+
+    Returns:
+        (label, value) pairs of text.
+    """
+    pixels, share = record["pixels"], _percent(record["converged_share"])
     tiles = [
         ("pixels unmixed", f"{pixels['valid']:,}"),
-        ("certified optimal", "–" if share is None else f"{100 * share:.4g} %"),
+        ("certified optimal", _text(share)),
         ("worst optimality gap", _text(record["gap"]["worst"])),
         (f"RMS residual ({record['scene']['unit']})", _text(record["residual_rms"])),
     ]
@@ -218,9 +222,7 @@ def run_sections(
     solution, library = results.solution, results.endmembers
     names, unit = library_names(library), scene.unit
     scored = [_scores(scores)] if scores else []
-    curves = Picture(
-        plots.endmember_curves(library, unit=unit), "Lines break at bands that are bad or missing."
-    )
+    curves = Picture(plots.endmember_curves(library, unit=unit), "Lines break at bands that are bad or missing.")
     abundances = Section(
         "Abundances",
         pictures=[
@@ -248,9 +250,7 @@ def _fit_section(results: Results, scene: Scene, baseline: Any) -> Section:
     pictures = []
     if record["pixels"]["valid"]:
         pictures = [
-            Picture(
-                plots.residual_map(solution.residual, unit=scene.unit), "What the mixture does not explain."
-            ),
+            Picture(plots.residual_map(solution.residual, unit=scene.unit), "What the mixture does not explain."),
             Picture(plots.gap_map(solution.gap), "How far each pixel can be from the optimum."),
             Picture(
                 plots.fits(scene, solution, results.endmembers, baseline=baseline),
@@ -260,10 +260,11 @@ def _fit_section(results: Results, scene: Scene, baseline: Any) -> Section:
     rows: list[list[Any]] = [
         ["pixels unmixed", record["pixels"]["valid"]],
         ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
-        ["share certified optimal", record["converged_share"]],
+        ["certified optimal", _percent(record["converged_share"])],
         ["worst gap", record["gap"]["worst"]],
         ["median gap", record["gap"]["median"]],
-        ["RMS residual of all pixels", record["residual_rms"]],
+        [f"RMS residual of all pixels ({scene.unit})", record["residual_rms"]],
+        [f"bands fitted, of {record['bands']['total']}", record["bands"]["used"]],
     ]
     if record["not_unique"] is not None:
         rows.append(["pixels whose abundances are not unique", record["not_unique"]])
@@ -274,17 +275,12 @@ def _abundance_table(results: Results) -> Table:
     """Mean, spread and extent of every endmember over the unmixed pixels."""
     values = np.asarray(results.solution.abundances, dtype=np.float64)[~masked_pixels(results.solution)]
     rows = [
-        [
-            name,
-            *(
-                (float(a.mean()), float(a.std()), float(a.max()), float((a > 0.5).mean()))
-                if a.size
-                else (None,) * 4
-            ),
-        ]
+        [name, *(f"{v:.3f}" for v in (a.mean(), a.std(), a.max())), _percent((a > 0.5).mean())]
+        if a.size
+        else [name, *(None,) * 4]
         for name, a in zip(library_names(results.endmembers), values.T, strict=True)
     ]
-    return Table(("endmember", "mean", "spread (1σ)", "largest", "share of pixels above ½"), rows)
+    return Table(("endmember", "mean", "spread (1σ)", "largest", "pixels above ½"), rows, "Fractions.")
 
 
 def _scores(scores: Mapping[str, float]) -> Section:
@@ -322,9 +318,7 @@ def _record_table(record: Mapping[str, Any]) -> Table:
     """Configuration, environment and timings, one per row."""
     rows: list[list[Any]] = [[f"option: {key}", _plain(value)] for key, value in record["config"].items()]
     rows += [[key.replace("_", " "), _plain(value)] for key, value in record["environment"].items()]
-    rows += [
-        [f"seconds: {key.replace('_', ' ')}", f"{value:.3f}"] for key, value in record["timings_s"].items()
-    ]
+    rows += [[f"seconds: {key.replace('_', ' ')}", f"{value:.3f}"] for key, value in record["timings_s"].items()]
     return Table((), rows)
 
 
@@ -342,10 +336,17 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
 
 
+def _percent(share: float | None) -> str | None:
+    """A share in per cent that shows neither all nor nothing where that is not so."""
+    if share is None or share in (0, 1):
+        return share if share is None else f"{100 * share:.0f} %"
+    return "< 0.1 %" if share < 5e-4 else "> 99.9 %" if share > 0.9995 else f"{100 * share:.1f} %"
+
+
 def _text(value: Any) -> str:
     """A cell: four significant digits, thousands separated, a dash for nothing."""
     if value is None:
-        return "–"
+        return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

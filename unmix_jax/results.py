@@ -33,7 +33,7 @@ __all__ = [
 
 RECORD = "record.json"
 ARRAYS = "results.npz"
-MAPS = ("abundances", "abundances_without_shade", "residual", "gap")
+MAPS = ("abundances", "abundances_without_shade", "residual", "gap", "location")
 OWN_FILES = (
     RECORD,
     ARRAYS,
@@ -78,9 +78,7 @@ def check_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
         raise ValueError(f"output folder {str(folder)!r} is a file")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         held = "another run" if (folder / RECORD).exists() else "other files"
-        raise ValueError(
-            f"output folder {str(folder)!r} holds {held}: choose another, or overwrite (--overwrite)"
-        )
+        raise ValueError(f"output folder {str(folder)!r} holds {held}: choose another, or overwrite (--overwrite)")
     return folder
 
 
@@ -147,6 +145,7 @@ def write_results(
         maps["abundances_without_shade"] = (rest, others, "Abundances without shade, fraction")
     for file, (values, layers, description) in maps.items():
         write_map(folder / f"{file}.hdr", values, layers, scene, description=description)
+    _write_location(folder, scene)
     write_library(folder / "endmembers.sli", endmembers)
     np.savez(folder / ARRAYS, **_arrays(solution, endmembers))
     record = {
@@ -205,6 +204,8 @@ def summarise(solution: Solution, scene: Scene, endmembers: SpectralLibrary) -> 
     residual = np.asarray(solution.residual)[valid]
     abundances = np.asarray(solution.abundances, dtype=np.float64)[valid]
     unique = None if solution.unique is None else np.asarray(solution.unique)[valid]
+    good = endmembers.good_bands if endmembers.good_bands is not None else scene.good_bands
+    used = scene.bands if good is None else int(np.asarray(good).sum())
     return {
         "scene": {
             "name": scene.name,
@@ -213,6 +214,7 @@ def summarise(solution: Solution, scene: Scene, endmembers: SpectralLibrary) -> 
             "axis": None if scene.axis is None else scene.axis.label,
         },
         "endmembers": list(library_names(endmembers)),
+        "bands": {"total": scene.bands, "used": used},
         "pixels": {"total": int(masked.size), "valid": count, "masked": int(masked.sum())},
         "converged_share": float(np.asarray(solution.converged)[valid].mean()) if count else None,
         "gap": {"worst": _finite(np.max, gap), "median": _finite(np.median, gap)},
@@ -236,6 +238,23 @@ def environment() -> dict[str, Any]:
         "device_count": jax.device_count(),
         "float64": bool(jax.config.read("jax_enable_x64")),
     }
+
+
+def _write_location(folder: Path, scene: Scene) -> None:
+    """Longitude and latitude of every pixel (ENVI's input geometry), where the scene has them."""
+    held = scene.header.get("location", {})
+    if not {"lat", "lon"} <= set(held):
+        return
+    degrees = np.stack([np.asarray(held[name], np.float64) for name in ("lon", "lat")], axis=-1)
+    names = ("longitude", "latitude")
+    write_map(
+        folder / "location.hdr",
+        degrees,
+        names,
+        scene,
+        description="Input geometry, degrees",
+        dtype=np.float64,
+    )
 
 
 def _arrays(solution: Solution, endmembers: SpectralLibrary) -> dict[str, Any]:

@@ -60,10 +60,7 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> str:
     widths = [max(len(str(line[i])) for line in lines) for i in range(len(lines[0]))]
 
     def aligned(line: Sequence[str]) -> str:
-        cells = (
-            v.rjust(w) if columns and i else v.ljust(w)
-            for i, (v, w) in enumerate(zip(line, widths, strict=True))
-        )
+        cells = (v.rjust(w) if columns and i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True)))
         return "  ".join(cells).rstrip()
 
     rule = ["-" * width for width in widths]

@@ -8,7 +8,7 @@ from helpers import assert_close
 from scipy.stats import norm
 
 from unmix_jax.endmembers import subspace
-from unmix_jax.endmembers.subspace import estimate_noise, hfc, hysime, nwhfc
+from unmix_jax.endmembers.subspace import count_endmembers, estimate_noise, hfc, hysime, nwhfc
 from unmix_jax.scenes.scene import Scene
 
 BANDS, COUNT, PIXELS = 40, 4, 3000
@@ -29,9 +29,7 @@ def regression_residuals(pixels):
     residuals = np.empty_like(pixels)
     for band in range(pixels.shape[1]):
         others = np.delete(pixels, band, axis=1)
-        residuals[:, band] = (
-            pixels[:, band] - others @ np.linalg.lstsq(others, pixels[:, band], rcond=None)[0]
-        )
+        residuals[:, band] = pixels[:, band] - others @ np.linalg.lstsq(others, pixels[:, band], rcond=None)[0]
     return residuals
 
 
@@ -62,9 +60,7 @@ def hfc_oracle(pixels, false_alarm):
 def test_noise_is_that_of_the_regressions(snr):
     pixels, std = mixtures(snr)
     noise = estimate_noise(pixels)
-    np.testing.assert_allclose(
-        noise.std, np.sqrt(np.mean(regression_residuals(pixels) ** 2, axis=0)), rtol=1e-6
-    )
+    np.testing.assert_allclose(noise.std, np.sqrt(np.mean(regression_residuals(pixels) ** 2, axis=0)), rtol=1e-6)
     np.testing.assert_allclose(noise.std, std, rtol=0.2)
     assert abs(noise.snr - snr) < 1.0
 
@@ -79,9 +75,7 @@ def test_hysime_is_that_of_the_paper(snr):
     np.testing.assert_allclose(found.cost, expected, atol=1e-9 * np.abs(expected).max(), rtol=1e-6)
     assert_close(found.basis @ found.basis.T, np.eye(COUNT))
     inside = pixels @ found.basis.T @ found.basis
-    assert np.sqrt(np.mean((pixels - np.asarray(inside)) ** 2)) < 1.2 * float(
-        jnp.sqrt(jnp.mean(found.noise.std**2))
-    )
+    assert np.sqrt(np.mean((pixels - np.asarray(inside)) ** 2)) < 1.2 * float(jnp.sqrt(jnp.mean(found.noise.std**2)))
 
 
 @pytest.mark.parametrize("snr", [20.0, 60.0, 90.0])
@@ -143,9 +137,7 @@ def test_invalid_pixels_and_bad_bands_are_left_out(tmp_path):
     bad[:10, 5], bad[10:20], bad[20:25], bad[25:30, 8] = np.nan, 0.0, -9999.0, -1.0
     cube = np.concatenate([pixels, bad])
     cube[:, 3] = np.nan
-    memory = np.lib.format.open_memmap(
-        tmp_path / "cube.npy", mode="w+", dtype=np.float64, shape=(32, 20, BANDS)
-    )
+    memory = np.lib.format.open_memmap(tmp_path / "cube.npy", mode="w+", dtype=np.float64, shape=(32, 20, BANDS))
     memory[:] = cube.reshape(32, 20, BANDS)
     scene = Scene(memory, good_bands=good, mask=mask.reshape(32, 20), nodata=-1.0)
     found, expected = estimate_noise(scene), estimate_noise(pixels[:, good])
@@ -206,3 +198,18 @@ def test_a_rate_must_be_a_probability(rate):
 def test_whitening_needs_variance():
     with pytest.raises(ValueError, match="variance"):
         nwhfc(np.full((30, 4), 0.5))
+
+
+def test_counts_are_those_of_the_three_estimators():
+    pixels = mixtures()[0]
+    counts = count_endmembers(pixels)
+    assert tuple(counts) == (hysime(pixels).count, int(hfc(pixels)), int(nwhfc(pixels)))
+    assert counts.smallest == max(2, min(counts))
+
+
+def test_few_pixels_leave_one_estimator():
+    pixels = mixtures()[0][:10]
+    counts = count_endmembers(pixels)
+    assert counts.hysime is None
+    assert counts.nwhfc is None
+    assert counts.smallest == max(2, counts.hfc)

@@ -62,8 +62,7 @@ def test_equals_quadrature_of_the_straight_lines(width):
         pieces = pairwise(source)
         knots = center - 3 * sigma, center, center + 3 * sigma
         return sum(
-            quad(function, a, b, points=[k for k in knots if a < k < b] or None, epsabs=1e-13)[0]
-            for a, b in pieces
+            quad(function, a, b, points=[k for k in knots if a < k < b] or None, epsabs=1e-13)[0] for a, b in pieces
         )
 
     weight = lambda x: np.exp(-0.5 * ((x - center) / sigma) ** 2)  # noqa: E731
@@ -123,9 +122,7 @@ def test_gradients_equal_central_differences(argument, width):
 def test_gradients_of_narrow_bands_are_finite(width):
     source = jnp.linspace(400.0, 1000.0, 301)
     total = lambda c, f: jnp.sum(response(source, c, f) @ source)  # noqa: E731
-    slope, _ = gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(
-        jnp.array([601.0, 10.0]), jnp.full(2, width)
-    )
+    slope, _ = gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(jnp.array([601.0, 10.0]), jnp.full(2, width))
     assert all(np.isfinite(g).all() for g in gradients)
     np.testing.assert_allclose(slope, [1.0, 0.0], atol=0.05)
 

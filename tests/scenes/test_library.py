@@ -242,9 +242,7 @@ def test_bad_channels_of_the_library_are_not_used():
 
 def test_partial_overlap_marks_the_bands_outside():
     library = SpectralLibrary(lines(), SpectralAxis(FINE))
-    result = resample(
-        library, SpectralAxis(np.array([300.0, 350.0, 400.0, 1050.0, 1070.0]), np.full(5, 10.0))
-    )
+    result = resample(library, SpectralAxis(np.array([300.0, 350.0, 400.0, 1050.0, 1070.0]), np.full(5, 10.0)))
     assert result.good_bands.tolist() == [False, True, True, True, False]
     assert np.isnan(result.spectra[:, [0, 4]]).all()
     assert np.isfinite(result.spectra[:, 1:4]).all()
@@ -306,14 +304,27 @@ def test_match_without_wavelengths_compares_band_counts(without):
         match(scene, SpectralLibrary(SPECTRA[:, :4], short))
 
 
-def test_match_puts_all_masks_together_and_leaves_no_nan():
+def test_match_puts_all_masks_together():
     spectra = SPECTRA.copy()
     spectra[1, 3] = np.nan
     library = SpectralLibrary(spectra, SpectralAxis(NM), good_bands=NM > 420)
     matched = match(scene_of(5, SpectralAxis(NM), good_bands=NM < 650), library)
     assert matched.good_bands.tolist() == [False, True, True, False, False]
-    assert np.isfinite(matched.spectra).all()
+    assert np.isnan(matched.spectra[:, ~matched.good_bands]).all()
     np.testing.assert_array_equal(matched.spectra[:, 1:3], SPECTRA[:, 1:3])
     spectra[0] = np.nan
     with pytest.raises(ValueError, match="no good band"):
         match(scene_of(5), SpectralLibrary(spectra))
+
+
+@pytest.mark.parametrize(("scene", "library"), [(3000.0, 1.0), (0.5, 100.0)])
+def test_match_warns_of_different_units(scene, library):
+    axis = SpectralAxis(NM)
+    cube = np.full((3, 2, 5), scene, "f4")
+    with pytest.warns(UserWarning, match="one unit"):
+        match(Scene(cube, axis), SpectralLibrary(SPECTRA * library, axis))
+
+
+@pytest.mark.parametrize("scene", [0.005, 0.9])
+def test_match_is_silent_for_dark_and_bright_reflectance(scene):
+    match(Scene(np.full((3, 2, 5), scene, "f4"), SpectralAxis(NM)), SpectralLibrary(SPECTRA, SpectralAxis(NM)))

@@ -99,9 +99,7 @@ def test_npz_matrices_run_along_the_rows(tmp_path):
     keys = {"cube": "Y", "rows": "h", "columns": "w"}
     np.testing.assert_array_equal(read_scene(path, keys=keys).cube, CUBE)
     with pytest.raises(ValueError, match="5 × 6 pixels do not fit"):
-        read_scene(
-            save(tmp_path / "b.npz", Y=CUBE.reshape(-1, BANDS), h=np.int64(5), w=np.int64(6)), keys=keys
-        )
+        read_scene(save(tmp_path / "b.npz", Y=CUBE.reshape(-1, BANDS), h=np.int64(5), w=np.int64(6)), keys=keys)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.mat"])
@@ -235,9 +233,7 @@ def test_missing_pixels_survive(tmp_path, name, value):
 def write_tif(path, cube, *, crs="EPSG:32611", tags=None, nodata=None, scale=None):
     options = {"driver": "GTiff", "height": cube.shape[0], "width": cube.shape[1], "count": cube.shape[2]}
     transform = rasterio.Affine(60, 0, 380000, 0, -30, 3780000)
-    with rasterio.open(
-        path, "w", **options, dtype=cube.dtype, crs=crs, transform=transform, nodata=nodata
-    ) as file:
+    with rasterio.open(path, "w", **options, dtype=cube.dtype, crs=crs, transform=transform, nodata=nodata) as file:
         file.write(np.moveaxis(cube, -1, 0))
         if scale is not None:
             file.scales = (scale,) * cube.shape[2]

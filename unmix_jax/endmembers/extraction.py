@@ -50,9 +50,7 @@ def _prepare(pixels: Any, count: int, *, most: int) -> tuple[ValidPixels, Moment
         raise ValueError(f"a simplex needs at least 2 endmembers, got count={count}")
     bands = len(data.good)
     if count > bands + most:
-        raise ValueError(
-            f"at most {bands + most} endmembers can be found in {bands} bands, got count={count}"
-        )
+        raise ValueError(f"at most {bands + most} endmembers can be found in {bands} bands, got count={count}")
     moments = data.moments()
     if count > moments.pixels:
         raise ValueError(f"{count} endmembers were asked of {moments.pixels} valid pixels")

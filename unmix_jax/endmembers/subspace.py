@@ -11,18 +11,18 @@ Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixel
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.special import ndtri
 
 from unmix_jax.scenes.lazy import NODATA
 from unmix_jax.scenes.scene import Scene
 
-__all__ = ["Noise", "Subspace", "estimate_noise", "hfc", "hysime", "nwhfc"]
+__all__ = ["Counts", "Noise", "Subspace", "count_endmembers", "estimate_noise", "hfc", "hysime", "nwhfc"]
 
 BLOCK_BYTES = 16 * 2**20
 RIDGE = 1e-13  # of the mean band power: far below any sensor's noise, above the rounding of the Gram matrix
@@ -57,6 +57,29 @@ class Subspace(eqx.Module):
     noise: Noise
 
 
+class Counts(NamedTuple):
+    """How many endmembers three estimators see; None where there are too few pixels for one.
+
+    Attributes:
+        hysime: by minimum error.
+        hfc: virtual dimensionality.
+        nwhfc: virtual dimensionality after whitening the noise.
+    """
+
+    hysime: int | None
+    hfc: int
+    nwhfc: int | None
+
+    @property
+    def smallest(self) -> int:
+        """The least of them, but at least 2: what is taken where nobody says better.
+
+        Noise that is correlated between bands counts as signal and inflates all three (HySime most), while
+        endmembers that nothing needs make the fit no better and the abundances worse.
+        """
+        return max(2, min(count for count in self if count is not None))
+
+
 class Moments(NamedTuple):
     """Number of valid pixels, their mean and their second moments about zero, over the good bands."""
 
@@ -80,8 +103,7 @@ class ValidPixels:
             values = np.asarray(values)
         if len(values.shape) not in (2, 3) or 0 in values.shape:
             raise ValueError(
-                "pixels must be [pixel, band] or [row, column, band] and not empty, "
-                f"got {tuple(values.shape)}"
+                f"pixels must be [pixel, band] or [row, column, band] and not empty, got {tuple(values.shape)}"
             )
         self.shape: tuple[int, ...] = tuple(values.shape[:-1])
         self.bands: int = values.shape[-1]
@@ -127,9 +149,7 @@ class ValidPixels:
             mean += block.sum(axis=0)
             second += block.T @ block
         if total == 0:
-            raise ValueError(
-                f"none of the {math.prod(self.shape)} pixels is valid (NaN, no-data, zero or masked)"
-            )
+            raise ValueError(f"none of the {math.prod(self.shape)} pixels is valid (NaN, no-data, zero or masked)")
         return Moments(total, mean / total, second / total)
 
     def on_all_bands(self, rows: Float[np.ndarray, "*n good_band"]) -> Float[Array, "*n band"]:
@@ -165,9 +185,7 @@ def _regress(moments: Moments) -> Float[np.ndarray, "band band"]:
     return scale[:, None] * to_residual * np.where(live, 1 / np.where(live, scale, 1.0), 0.0)
 
 
-def _noise_variance(
-    moments: Moments, to_residual: Float[np.ndarray, "band band"]
-) -> Float[np.ndarray, "band"]:
+def _noise_variance(moments: Moments, to_residual: Float[np.ndarray, "band band"]) -> Float[np.ndarray, "band"]:
     """Mean square of the regression residuals of each band, never negative."""
     return np.maximum(np.einsum("bi,bc,ci->i", to_residual, moments.second, to_residual, optimize=True), 0.0)
 
@@ -177,8 +195,7 @@ def _require_pixels(moments: Moments) -> None:
     bands = len(moments.mean)
     if moments.pixels <= bands:
         raise ValueError(
-            "noise estimation needs more valid pixels than bands, "
-            f"got {moments.pixels} pixels of {bands} bands"
+            f"noise estimation needs more valid pixels than bands, got {moments.pixels} pixels of {bands} bands"
         )
     if bands < 2:
         raise ValueError("noise estimation regresses each band on the others and needs at least 2 bands")
@@ -237,12 +254,14 @@ def hysime(pixels: Any) -> Subspace:
         Bioucas-Dias & Nascimento 2008, 10.1109/TGRS.2008.918089.
     """
     data = ValidPixels(pixels)
-    moments = data.moments()
+    return _hysime(data, data.moments())
+
+
+def _hysime(data: ValidPixels, moments: Moments) -> Subspace:
+    """HySime from the moments."""
     noise, variance, signal = _noise_of(data, moments)
     _, vectors = eigenvectors(signal)
-    variance = (
-        variance + np.trace(signal) / len(variance) * 1e-5
-    )  # the authors' floor: 50 dB below the signal
+    variance = variance + np.trace(signal) / len(variance) * 1e-5  # the authors' floor: 50 dB below the signal
     power = np.einsum("kb,bc,kc->k", vectors, moments.second, vectors, optimize=True)
     cost = 2 * vectors**2 @ variance - power
     order = np.argsort(cost, kind="stable")
@@ -260,7 +279,8 @@ def _neyman_pearson(moments: Moments, false_alarm: float | Sequence[float]) -> I
     sigma = np.sqrt(2 / moments.pixels * (correlation**2 + covariance**2))
     # Where the data have no noise, small eigenvalues are the rounding of large ones and differ at random.
     rounding = 1e-15 * len(correlation) * np.trace(moments.second)
-    exceeds = correlation - covariance > np.maximum(-ndtri(rates)[..., None] * sigma, rounding)
+    quantiles = np.reshape([-NormalDist().inv_cdf(rate) for rate in rates.ravel()], rates.shape)
+    exceeds = correlation - covariance > np.maximum(quantiles[..., None] * sigma, rounding)
     return np.asarray(exceeds.sum(axis=-1), dtype=np.int64)
 
 
@@ -304,8 +324,11 @@ def nwhfc(pixels: Any, *, false_alarm: float | Sequence[float] = 1e-3) -> Int[np
     Reference:
         Chang & Du 2004, 10.1109/TGRS.2003.819189.
     """
-    data = ValidPixels(pixels)
-    moments = data.moments()
+    return _nwhfc(ValidPixels(pixels).moments(), false_alarm)
+
+
+def _nwhfc(moments: Moments, false_alarm: float | Sequence[float]) -> Int[np.ndarray, "*rate"]:
+    """HFC of the moments after dividing each band by its noise."""
     live = np.diag(moments.covariance) > 1e-12 * np.diag(moments.second)
     if not live.any():
         raise ValueError("no band of the valid pixels has any variance")
@@ -317,3 +340,27 @@ def nwhfc(pixels: Any, *, false_alarm: float | Sequence[float] = 1e-3) -> Int[np
     return _neyman_pearson(
         Moments(moments.pixels, moments.mean * scale, moments.second * np.outer(scale, scale)), false_alarm
     )
+
+
+def count_endmembers(pixels: Any, *, false_alarm: float = 1e-3) -> Counts:
+    """How many endmembers by `hysime`, `hfc` and `nwhfc`, in one pass over the data.
+
+    On real scenes the three disagree; `Counts.smallest` is what the command takes for ``--count auto``.
+
+    Args:
+        pixels: spectra, any unit; an array or a `Scene`.
+        false_alarm: probability of a false alarm of `hfc` and `nwhfc`.
+
+    Returns:
+        The three counts.
+
+    Raises:
+        ValueError: no valid pixel, or a rate that is not a probability.
+    """
+    data = ValidPixels(pixels)
+    moments = data.moments()
+    virtual = int(_neyman_pearson(moments, false_alarm))
+    try:
+        return Counts(_hysime(data, moments).count, virtual, int(_nwhfc(moments, false_alarm)))
+    except ValueError:  # no regression of a band on the others
+        return Counts(None, virtual, None)

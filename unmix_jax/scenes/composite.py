@@ -31,14 +31,13 @@ def composite(
     if len(scene.shape) != 2:
         raise ValueError(f"a picture needs a scene [row, column, band], got {tuple(scene.cube.shape)}")
     step = max(1, -(-max(scene.shape) // limit))
-    cube = scene.cube[::step, ::step]
     bands = _visible(scene)
     if bands is None or scene.axis is None:
-        spectra = np.asarray(cube, dtype=np.float64)
+        spectra = np.asarray(scene.cube[::step, ::step], dtype=np.float32)
         valid = _valid(scene, spectra, step)
         picture = _stretch(_components(spectra, valid, scene.good_bands), valid, percentile)
         return picture, "first three principal components"
-    image = np.stack([np.asarray(cube[..., b], dtype=np.float64) for b in bands], axis=-1)
+    image = np.asarray(scene.cube[::step, ::step, np.asarray(bands)], dtype=np.float64)
     at = ", ".join(f"{c:.0f}" for c in np.asarray(scene.axis.to("nm").centers)[bands])
     return _stretch(image, _valid(scene, image, step), percentile), f"colours at {at} nm"
 
@@ -76,11 +75,7 @@ def _components(spectra: np.ndarray, valid: np.ndarray, good_bands: Any) -> np.n
     vectors = vectors[:, ::-1][:, :3]
     vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0))
     image = (np.where(valid[..., None], spectra, pixels.mean(axis=0)) - pixels.mean(axis=0)) @ vectors
-    return (
-        np.concatenate([image] * 3, axis=-1)[..., [0, 1, 2]]
-        if image.shape[-1] >= 3
-        else image[..., [0, -1, -1]]
-    )
+    return np.concatenate([image] * 3, axis=-1)[..., [0, 1, 2]] if image.shape[-1] >= 3 else image[..., [0, -1, -1]]
 
 
 def _stretch(image: np.ndarray, valid: np.ndarray, percentile: float) -> np.ndarray:

@@ -52,10 +52,7 @@ def load(name: str) -> Loaded:
 
 def catalogue() -> dict[str, str]:
     """Every name that `load` knows, with one line on what it is and whether it is there."""
-    return {
-        name: e.what + ("" if _find(e.file) else f" (not here; from {e.origin})")
-        for name, e in DATASETS.items()
-    }
+    return {name: e.what + ("" if _find(e.file) else f" (not here; from {e.origin})") for name, e in DATASETS.items()}
 
 
 class RefractiveIndex(NamedTuple):
@@ -156,9 +153,7 @@ def _relab(stored: Stored, _: Path, __: str) -> Scene:
 def _mica(stored: Stored, _: Path, __: str) -> SpectralLibrary:
     extra = ("usgs_record", "kind", "is_duplicate_record", "valid_from_nm", "valid_to_nm", "spectrometer")
     header = Header({k: stored[k] for k in extra})
-    return SpectralLibrary(
-        stored["reflectance"], _nm(stored, "wavelength_nm"), _words(stored["name"]), header=header
-    )
+    return SpectralLibrary(stored["reflectance"], _nm(stored, "wavelength_nm"), _words(stored["name"]), header=header)
 
 
 def _indian_pines(stored: Stored, _: Path, __: str) -> Scene:
@@ -187,9 +182,7 @@ def _earthlib(stored: Stored, _: Path, __: str) -> SpectralLibrary:
 
 
 def _usgs1995(stored: Stored, _: Path, variant: str) -> SpectralLibrary:
-    library = SpectralLibrary(
-        _turned(stored["library"]), _nm(stored, fwhm="fwhm_nm"), _words(stored["names"])
-    )
+    library = SpectralLibrary(_turned(stored["library"]), _nm(stored, fwhm="fwhm_nm"), _words(stored["names"]))
     return library.select(stored[f"{variant}_index"]) if variant else library
 
 

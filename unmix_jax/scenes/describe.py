@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
 
 __all__ = ["describe"]
 
@@ -31,17 +31,19 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
         ("pixels", f"{size} (rows × columns) = {total:,}" if len(scene.shape) == 2 else f"{size} spectra"),
         *_bands(scene.axis, scene.bands, scene.good_bands),
     ]
-    sample = _sample(scene)
-    missing = ~np.isfinite(sample).all(axis=-1)
+    pixels = sample(scene, SAMPLE)
+    if scene.good_bands is not None:
+        pixels = pixels[:, np.asarray(scene.good_bands)]
+    missing = ~np.isfinite(pixels).all(axis=-1)
     if scene.nodata is not None:
-        missing |= (sample == scene.nodata).all(axis=-1)
-    empty = (sample == 0).all(axis=-1)
+        missing |= (pixels == scene.nodata).any(axis=-1)
+    empty = (pixels == 0).all(axis=-1)
     masked = "none" if scene.mask is None else f"{int((~np.asarray(scene.mask)).sum()):,} pixels"
     rows += [
         ("masked", masked),
         ("no-data value", "not given" if scene.nodata is None else f"{scene.nodata:g}"),
-        ("missing or empty", f"{(missing | empty).mean():.1%} of the pixels"),
-        ("values", _values(sample[~(missing | empty)], scene)),
+        ("missing or empty", f"{(missing | empty).mean():.2%} of the pixels in good bands"),
+        ("values", _values(pixels[~(missing | empty)], scene)),
     ]
     if scene.endmembers is not None:
         rows.append(("reference endmembers", _names(scene.endmembers.names, len(scene.endmembers))))
@@ -90,21 +92,12 @@ def _bands(axis: SpectralAxis | None, count: int, good_bands: Any) -> list[tuple
     ]
 
 
-def _sample(scene: Scene) -> np.ndarray:
-    """Evenly spread pixels, [pixel, band]."""
-    step = max(1, round((np.prod(scene.shape) / SAMPLE) ** (1 / len(scene.shape))))
-    return np.asarray(scene.cube[(slice(None, None, step),) * len(scene.shape)]).reshape(-1, scene.bands)
-
-
-def _values(sample: np.ndarray, scene: Scene) -> str:
-    """Range of the values in good bands, and what they look like."""
-    if scene.good_bands is not None:
-        sample = sample[:, np.asarray(scene.good_bands)]
-    sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        return "none is finite"
-    low, middle, high = (float(v) for v in (sample.min(), np.median(sample), sample.max()))
-    top = float(np.percentile(sample, 99))
+def _values(pixels: np.ndarray, scene: Scene) -> str:
+    """Range of the values of valid pixels in good bands, and what they look like."""
+    if pixels.size == 0:
+        return "no pixel is valid"
+    low, middle, high = (float(v) for v in (pixels.min(), np.median(pixels), pixels.max()))
+    top = float(np.percentile(pixels, 99))
     text = f"{low:.4g} to {high:.4g}, median {middle:.4g} ({scene.cube.dtype})"
     if scene.unit != "reflectance":
         return f"{text}: {scene.unit}"

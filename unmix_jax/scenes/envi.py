@@ -116,9 +116,7 @@ def _pair(path: str | Path) -> tuple[Path, Path]:
     for suffix in (*DATA_SUFFIXES, *(s.upper() for s in DATA_SUFFIXES)):
         if (candidate := stem.with_name(stem.name + suffix)).is_file():
             return header, candidate
-    raise FileNotFoundError(
-        f"{header}: no data file beside it ({stem.name}, {stem.name}.img, .dat, .sli ...)"
-    )
+    raise FileNotFoundError(f"{header}: no data file beside it ({stem.name}, {stem.name}.img, .dat, .sli ...)")
 
 
 def _read_header(header: Path) -> tuple[dict[str, Any], dict[str, Any]]:

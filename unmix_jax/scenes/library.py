@@ -1,5 +1,6 @@
 """Spectral libraries: read them, and bring them to the bands of a scene by the sensor's full response."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from unmix_jax.linalg import matmul
 from unmix_jax.physics.sensor import coverage, response
 from unmix_jax.scenes.arrays import read_array_library
 from unmix_jax.scenes.envi import is_envi, read_envi_library
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
 from unmix_jax.scenes.tables import read_table
 from unmix_jax.scenes.units import existing, in_file
 
@@ -116,8 +117,18 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
     """The library on the bands of the scene, ready to unmix with.
 
     Resampled only where the axes differ; where one of the two names no wavelengths the numbers of bands must
-    agree. `good_bands` is False where the scene's band is bad or where any spectrum has no value; there the
-    spectra are 0, so that no NaN enters a product.
+    agree. `good_bands` is False where the scene's band is bad or where any spectrum has no value; there all
+    spectra are NaN, so that a fit that forgets to leave these bands out, by
+    ``prepare(library.spectra, weights=library.good_bands)``, fails instead of being wrong.
+
+    Args:
+        scene: whose bands are wanted.
+        library: spectra in the unit of the scene.
+
+    Returns:
+        The library on the scene's bands, with `good_bands` set.
+
+    Warns where the two can hardly be in one unit: one of them exceeds 2, and the other is ten times smaller.
 
     Raises:
         ValueError: different numbers of bands without wavelengths to compare (both are named); no overlap; no
@@ -138,15 +149,28 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
     for marked in (matched.good_bands, scene.good_bands):
         good = good if marked is None else good & np.asarray(marked)
     if not good.any():
-        raise ValueError(
-            "there is no good band of the scene in which every spectrum of the library has a value"
-        )
+        raise ValueError("there is no good band of the scene in which every spectrum of the library has a value")
+    _compare_scales(scene, spectra[:, good], good)
     return replace(
         matched,
-        spectra=np.where(np.isfinite(spectra), spectra, 0).astype(spectra.dtype),
+        spectra=np.where(good, spectra, np.nan).astype(spectra.dtype),
         axis=matched.axis if scene.axis is None else scene.axis,
         good_bands=good,
     )
+
+
+def _compare_scales(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> None:
+    """Warn of per cent, scaled integers or radiance beside reflectance."""
+    values = sample(scene, 1000)[:, good]
+    values = values[np.isfinite(values) & (values != scene.nodata)]
+    if values.size == 0:
+        return
+    bright, pure = float(np.percentile(values, 99)), float(spectra.max())
+    if max(bright, pure) > 2 and max(bright, pure) > 10 * min(bright, pure):
+        warnings.warn(
+            f"the scene reaches {bright:.4g}, the library {pure:.4g}: they do not seem to be in one unit",
+            stacklevel=3,
+        )
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """Open whatever a name stands for: a file, or a dataset."""
 
 import contextlib
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,9 +15,7 @@ __all__ = ["open_any", "open_library", "open_scene"]
 TABLES = (".sli", ".csv", ".txt", ".tsv")
 
 
-def open_any(
-    name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None
-) -> Scene | SpectralLibrary:
+def open_any(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> Scene | SpectralLibrary:
     """A scene or a spectral library: the file of this name where there is one, else the dataset.
 
     Args:
@@ -30,10 +29,14 @@ def open_any(
     """
     if not Path(name).expanduser().exists():
         if name in catalogue():
+            if keys or unit:
+                raise ValueError(f"{name} is a dataset: its arrays and its unit are known, and take no other name")
             return load(name)
-        raise FileNotFoundError(f"{name}: no such file, and no dataset of this name")
+        near = difflib.get_close_matches(name, list(catalogue()), 3, 0.7)
+        hint = f" (there is {', '.join(near)})" if near else ""
+        raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
     if Path(name).suffix.lower() in TABLES:
-        return read_library(name, unit=unit)
+        return read_library(name, unit=unit, keys=keys or None)
     try:
         return read_scene(name, keys=keys or None, unit=unit)
     except ValueError:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 
-__all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary"]
+__all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary", "header_of", "sample"]
 
 NM_PER = {"nm": 1.0, "um": 1e3}
 UNITS = ("nm", "um", "cm-1")
@@ -71,9 +71,7 @@ class SpectralAxis(eqx.Module):
             return self
         if unit != "cm-1" and self.unit != "cm-1":
             factor = NM_PER[self.unit] / NM_PER[unit]
-            return SpectralAxis(
-                self.centers * factor, None if self.fwhm is None else self.fwhm * factor, unit
-            )
+            return SpectralAxis(self.centers * factor, None if self.fwhm is None else self.fwhm * factor, unit)
         product = 1e7 / NM_PER[unit if self.unit == "cm-1" else self.unit]
         centers = product / self.centers
         fwhm = None if self.fwhm is None else product * self.fwhm / self.centers**2
@@ -183,9 +181,7 @@ class Scene(eqx.Module):
             if value is not None and tuple(value.shape) != pixels:
                 raise ValueError(f"{field} has shape {tuple(value.shape)}, the scene's pixels {pixels}")
         if self.abundances is not None and tuple(self.abundances.shape[:-1]) != pixels:
-            raise ValueError(
-                f"abundances have shape {tuple(self.abundances.shape)}, the scene's pixels {pixels}"
-            )
+            raise ValueError(f"abundances have shape {tuple(self.abundances.shape)}, the scene's pixels {pixels}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -196,6 +192,20 @@ class Scene(eqx.Module):
     def bands(self) -> int:
         """Number of bands, bad ones included."""
         return self.cube.shape[-1]
+
+
+def sample(scene: Scene, count: int) -> Float[np.ndarray, "pixel band"]:
+    """About `count` evenly spread pixels of a scene; of a memory map, only these are read.
+
+    Args:
+        scene: an image or a list of spectra.
+        count: how many are wanted; a scene of fewer gives all.
+
+    Returns:
+        The pixels as they are stored, missing ones included.
+    """
+    step = max(1, round((np.prod(scene.shape) / count) ** (1 / len(scene.shape))))
+    return np.asarray(scene.cube[(slice(None, None, step),) * len(scene.shape)]).reshape(-1, scene.bands)
 
 
 def header_of(mapping: Mapping[str, Any] | None) -> Header:

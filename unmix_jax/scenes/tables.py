@@ -117,9 +117,7 @@ def _per_column(rows: list[list[str]], numbers: np.ndarray, text: np.ndarray) ->
         return None
     classes = next((row[1:] for row in rows[1:first] if row[0].strip().lower() in CLASS_COLUMNS), [])
     title = rows[0][0]
-    return _Parsed(
-        "one spectrum per column", body[:, 1:].T, body[:, 0], rows[0][1:], classes, _unit_in(title)
-    )
+    return _Parsed("one spectrum per column", body[:, 1:].T, body[:, 0], rows[0][1:], classes, _unit_in(title))
 
 
 def _bare(numbers: np.ndarray, text: np.ndarray) -> _Parsed | None:

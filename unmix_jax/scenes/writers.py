@@ -31,8 +31,9 @@ def write_map(
     scene: Scene,
     *,
     description: str,
+    dtype: Any = np.float32,
 ) -> Path:
-    """Write one ENVI image (band sequential, float32) that lies on Earth where its scene lies.
+    """Write one ENVI image (band sequential) that lies on Earth where its scene lies.
 
     Args:
         path: the header to write, ``.hdr``; the data go beside it as ``.img``.
@@ -40,6 +41,7 @@ def write_map(
         names: one per layer; commas, braces and line ends become ``-``.
         scene: the scene; an image passes its georeferencing on.
         description: what the values are.
+        dtype: floating type in the file.
 
     Returns:
         The header that was written.
@@ -56,8 +58,8 @@ def write_map(
     }
     envi.save_image(
         str(header),
-        np.where(np.isfinite(image), image, NODATA).astype(np.float32),
-        dtype=np.float32,
+        np.where(np.isfinite(image), image, NODATA).astype(dtype),
+        dtype=dtype,
         interleave="bsq",
         ext=".img",
         force=True,
@@ -91,9 +93,7 @@ def write_library(path: str | Path, library: SpectralLibrary) -> Path:
     if path.suffix.lower() == ".npz":
         np.savez(path, **library_arrays(library))
         return path
-    raise ValueError(
-        f"{path.name}: a library is written as .sli, .csv or .npz, not {path.suffix or 'without'!r}"
-    )
+    raise ValueError(f"{path.name}: a library is written as .sli, .csv or .npz, not {path.suffix or 'without'!r}")
 
 
 def library_arrays(library: SpectralLibrary) -> dict[str, Any]:
@@ -162,9 +162,7 @@ def _write_csv(path: Path, library: SpectralLibrary) -> Path:
     axis = library.axis
     bands = np.arange(1, library.spectra.shape[1] + 1) if axis is None else np.asarray(axis.centers)
     label = (
-        "band"
-        if axis is None
-        else {"nm": "wavelength_nm", "um": "wavelength_um", "cm-1": "wavenumber_cm1"}[axis.unit]
+        "band" if axis is None else {"nm": "wavelength_nm", "um": "wavelength_um", "cm-1": "wavenumber_cm1"}[axis.unit]
     )
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

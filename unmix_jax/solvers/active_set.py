@@ -182,8 +182,7 @@ def _enumerate(table: Array, z: Array) -> tuple[Array, Array]:
         score = functools.reduce(jnp.minimum, forms)
         better = score > best
         abundances = [
-            jnp.where(better, jnp.where((support >> i) & 1 == 1, forms[i], 0.0), abundances[i])
-            for i in range(count)
+            jnp.where(better, jnp.where((support >> i) & 1 == 1, forms[i], 0.0), abundances[i]) for i in range(count)
         ]
         return (jnp.where(better, score, best), abundances), None
 
@@ -202,7 +201,8 @@ def _block_pivot(table: Array, z: Array) -> tuple[Array, Array]:
 
     def judge(forms: Array) -> tuple[Array, Array]:
         wrong = forms < small
-        return jnp.sum(jnp.where(wrong, bits, 0), 0), jnp.sum(wrong, 0, dtype=jnp.int32)
+        number = jnp.sum(wrong, 0, dtype=jnp.int32)
+        return jnp.sum(jnp.where(wrong, bits, 0), 0, dtype=jnp.int32), number
 
     full = table[:, :, supports - 1]
     forms = affine(full[:, :-1], z, full[:, -1])

@@ -6,6 +6,7 @@ Compilers do poorly on the other order, where the innermost loop has three turns
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,9 @@ def inner(left: Float[Array, "row pixel"], right: Float[Array, "row pixel"]) -> 
     return over(jnp.add, left * right)
 
 
-def over(
-    combine: Callable[[Array, Array], Array], x: Float[Array, "row pixel"]
-) -> Float[Array, "pixel"]:
+def over(combine: Callable[[Array, Array], Array], x: Float[Array, "row pixel"]) -> Float[Array, "pixel"]:
     """Reduce the rows of each pixel by ``jnp.add``, ``jnp.minimum`` or ``jnp.maximum``."""
     if len(x) > UNROLL_LIMIT:
-        return {jnp.add: jnp.sum, jnp.minimum: jnp.min, jnp.maximum: jnp.max}[combine](x, axis=0)
+        whole: dict[Any, Callable[..., Array]] = {jnp.add: jnp.sum, jnp.minimum: jnp.min, jnp.maximum: jnp.max}
+        return whole[combine](x, axis=0)
     return functools.reduce(combine, list(x))  # fuses with what made and what uses it; a reduction does not

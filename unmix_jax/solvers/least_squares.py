@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.solvers.active_set import Reduced, solve, tolerance
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, whiten_and_detrend
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-def ucls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def ucls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Unconstrained least squares.
 
     argmin_a ½‖y − aE‖² (the shortest such a where endmembers are dependent).
@@ -50,7 +50,7 @@ def ucls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] |
     return _solve(pixel, endmembers, sum_to_one=False, bounded=False)
 
 
-def scls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def scls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Sum-to-one constrained least squares.
 
     argmin_a ½‖y − aE‖² subject to Σa = 1.
@@ -70,7 +70,7 @@ def scls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] |
     return _solve(pixel, endmembers, sum_to_one=True, bounded=False)
 
 
-def nnls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def nnls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Non-negative least squares.
 
     argmin_a ½‖y − aE‖² subject to a ≥ 0.
@@ -91,7 +91,7 @@ def nnls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] |
     return _solve(pixel, endmembers, sum_to_one=False, bounded=True)
 
 
-def fcls(pixel: Float[Array, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def fcls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Fully constrained least squares.
 
     argmin_a ½‖y − aE‖² subject to a ≥ 0 and Σa = 1, solved exactly over active sets.
@@ -144,14 +144,10 @@ def remove_shade(solution: Solution, member: int) -> Solution:
     total = jnp.sum(rest, -1, keepdims=True)
     enough = total > 10 * jnp.finfo(total.dtype).eps
     shares = jnp.where(enough, rest / jnp.where(enough, total, 1.0), jnp.nan)
-    return eqx.tree_at(
-        lambda s: (s.abundances, s.covariance), solution, (shares, None), is_leaf=lambda x: x is None
-    )
+    return eqx.tree_at(lambda s: (s.abundances, s.covariance), solution, (shares, None), is_leaf=lambda x: x is None)
 
 
-def _solve(
-    pixel: Float[Any, "band"], endmembers: Any, *, sum_to_one: bool, bounded: bool
-) -> Solution:
+def _solve(pixel: Float[Any, "band"], endmembers: Any, *, sum_to_one: bool, bounded: bool) -> Solution:
     """One pixel through projection, solver, residual and certificate."""
     problem = endmembers if isinstance(endmembers, Prepared) else prepare(endmembers)
     if len(np.shape(pixel)) != 1:
@@ -167,8 +163,8 @@ def _solve(
 
     baseline = None
     if problem.whitener is None and problem.baseline is None:
-        squared_norm = jnp.sum(pixel**2)
-        squared = squared_residual(pixel, abundances, problem.endmembers, squared_norm, answer.explained)
+        norm = squared_norm(pixel)
+        squared = squared_residual(pixel, abundances, problem.endmembers, norm, answer.explained)
     else:
         error = pixel - matmul(abundances, problem.endmembers)
         if problem.baseline is not None and problem.baseline_map is not None:
@@ -176,9 +172,9 @@ def _solve(
             error = error - matmul(baseline, problem.baseline)
         if problem.good is not None:
             error = jnp.where(problem.good, error, 0.0)
-        squared = jnp.sum(error**2)
-        squared_norm = jnp.sum(whiten_and_detrend(problem, error) ** 2) + answer.explained
-    energy = 0.5 * jax.lax.stop_gradient(squared_norm)
+        squared = squared_norm(error)
+        norm = squared_norm(whiten_and_detrend(problem, error)) + answer.explained
+    energy = 0.5 * jax.lax.stop_gradient(norm)
     gap = jnp.where(energy > 0, answer.excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
     bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
     region = geometry.simplex if sum_to_one else geometry.cone

@@ -99,9 +99,10 @@ def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> Sta
     index = jnp.minimum(members, count - 1)
     both = filled[:, :, None] & filled[:, None, :]
     gram = geometry.gram[index[:, :, None], index[:, None, :]]
-    gram = jnp.where(both, gram, 0.0) + jnp.eye(slots, dtype=z.dtype) * jnp.where(
-        filled, 20 * eps * scale, scale
-    )[:, :, None]
+    gram = (
+        jnp.where(both, gram, 0.0)
+        + jnp.eye(slots, dtype=z.dtype) * jnp.where(filled, 20 * eps * scale, scale)[:, :, None]
+    )
     cholesky = jax.lax.linalg.cholesky(gram, symmetrize_input=False)
 
     def gather(full: Array) -> Array:

@@ -49,8 +49,7 @@ def work_off(
         part["done"] = part["done"] | (index == pixels)
         new = advance(part)
         state = {
-            name: x if name in constant else x.at[..., index].set(new[name], mode="drop")
-            for name, x in state.items()
+            name: x if name in constant else x.at[..., index].set(new[name], mode="drop") for name, x in state.items()
         }
         return state, rounds.at[index].add(1, mode="drop")
 
