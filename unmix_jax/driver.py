@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Shaped
 
 from unmix_jax.linalg import squared_norm
 from unmix_jax.scenes.scene import Scene
@@ -31,7 +31,7 @@ ALIGNMENT = 64  # bytes at which the CPU back end takes an array without copying
 
 def unmix(
     unmixer: Callable[..., Solution],
-    pixels: Scene | Float[Any, "*pixel band"],
+    pixels: Scene | Shaped[Any, "*pixel band"],
     *,
     tile: int | None = None,
     key: Any = None,
@@ -76,6 +76,8 @@ def unmix(
     total = math.prod(lead)
     if good_bands is not None and np.shape(good_bands) != (bands,):
         raise ValueError(f"good_bands has shape {np.shape(good_bands)}, pixels have {bands} bands")
+    if good_bands is not None and not np.any(good_bands):
+        raise ValueError("good_bands leaves no band to look at")
     if mask is not None and np.shape(mask) != tuple(lead):
         raise ValueError(f"mask has shape {np.shape(mask)}, pixels have {tuple(lead)}")
     if tile is not None and tile < 1:

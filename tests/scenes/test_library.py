@@ -328,3 +328,13 @@ def test_match_warns_of_different_units(scene, library):
 @pytest.mark.parametrize("scene", [0.005, 0.9])
 def test_match_is_silent_for_dark_and_bright_reflectance(scene):
     match(Scene(np.full((3, 2, 5), scene, "f4"), SpectralAxis(NM)), SpectralLibrary(SPECTRA, SpectralAxis(NM)))
+
+
+def test_the_same_bands_in_another_order_are_only_permuted():
+    rng = np.random.default_rng(5)
+    centers = np.linspace(400.0, 900.0, 20)
+    order = rng.permutation(20)
+    spectra = rng.uniform(0, 1, (3, 20))
+    library = SpectralLibrary(spectra, SpectralAxis(centers))
+    scene = Scene(rng.uniform(0, 1, (4, 20)), SpectralAxis(centers[order]))
+    np.testing.assert_array_equal(match(scene, library).spectra, spectra[:, order])

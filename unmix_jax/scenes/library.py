@@ -143,7 +143,7 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
             )
         matched = library
     else:
-        matched = library if _same(scene.axis, library.axis) else resample(library, scene.axis)
+        matched = _reordered(library, scene.axis) or resample(library, scene.axis)
     spectra = np.asarray(matched.spectra)
     good = np.isfinite(spectra).all(axis=0)
     for marked in (matched.good_bands, scene.good_bands):
@@ -157,6 +157,23 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
         axis=matched.axis if scene.axis is None else scene.axis,
         good_bands=good,
     )
+
+
+def _reordered(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary | None:
+    """The library on these bands if it has the very same, in whatever order; else None."""
+    if library.axis is None or len(library.axis) != len(axis):
+        return None
+    source = library.axis.to(axis.unit)
+    if _same(axis, source):
+        return library
+    ours, theirs = np.argsort(np.asarray(axis.centers)), np.argsort(np.asarray(source.centers))
+    order = np.empty_like(theirs)
+    order[ours] = theirs
+    fwhm = None if source.fwhm is None else source.fwhm[order]
+    if not _same(axis, SpectralAxis(source.centers[order], fwhm, axis.unit)):
+        return None
+    good = None if library.good_bands is None else library.good_bands[order]
+    return replace(library, spectra=library.spectra[:, order], axis=axis, good_bands=good)
 
 
 def _compare_scales(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> None:

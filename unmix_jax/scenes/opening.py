@@ -54,8 +54,17 @@ def open_scene(name: str, *, keys: Mapping[str, str] | None = None, unit: str | 
 
 
 def open_library(name: str) -> SpectralLibrary:
-    """A library: a file, a dataset, or the reference endmembers of a dataset; errors as `open_any`."""
-    opened = open_any(name)
+    """A library: a file, a dataset, or the reference endmembers of a scene; errors as `open_any`."""
+    refused = None
+    if Path(name).expanduser().exists():
+        try:
+            return read_library(name)
+        except ValueError as error:
+            refused = error  # unless it is a scene with endmembers, this says what is wrong
+    try:
+        opened = open_any(name)
+    except ValueError as error:
+        raise refused or error from None
     if not isinstance(opened, Scene):
         return opened
     if opened.endmembers is None:

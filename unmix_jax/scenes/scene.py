@@ -119,6 +119,8 @@ class SpectralLibrary(eqx.Module):
     def select(self, members: Any) -> "SpectralLibrary":
         """The library of some members: their indices, a boolean mask, or a list of their names."""
         chosen = list(members)
+        if not chosen:
+            raise ValueError("a library needs at least one spectrum: no member was chosen")
         if chosen and all(isinstance(m, str) for m in chosen):
             missing = [m for m in chosen if m not in self.names]
             if missing:

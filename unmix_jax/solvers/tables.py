@@ -79,7 +79,7 @@ class Prepared(eqx.Module):
         return self.endmembers.shape[0]
 
 
-def polynomial_baseline(position: Float[Any, "band"], degree: int) -> Float[Any, "term band"]:
+def polynomial_baseline(position: Shaped[Any, "band"], degree: int) -> Float[Any, "term band"]:
     """Legendre polynomials of degree 0 to ``degree`` over the bands, as baseline columns for `prepare`.
 
     Args:
@@ -147,21 +147,25 @@ def prepare(
     columns = baseline_map = None
     if baseline is not None:
         bands = spectra.shape[1]
-        columns = polynomial_baseline(np.arange(bands), baseline) if isinstance(baseline, int) else baseline
+        columns = polynomial_baseline(np.arange(float(bands)), baseline) if isinstance(baseline, int) else baseline
         columns = xp.asarray(columns, spectra.dtype)
         if columns.ndim != 2 or columns.shape[1] != bands:
             raise ValueError(f"baseline columns have shape {columns.shape}, the endmembers {bands} bands")
+        if good is not None:
+            columns = xp.where(good, columns, 0.0)
+        if not traced and not np.isfinite(columns).all():
+            raise ValueError("baseline columns must be finite in bands that count")
         inverse = xp.linalg.pinv(_whiten(xp, columns, whitener))  # [band, term]
         white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
         baseline_map = _whiten_adjoint(xp, inverse, whitener)
 
     left, singular, right = xp.linalg.svd(white, full_matrices=False)
-    eps = float(jnp.finfo(spectra.dtype).eps)
+    eps = float(jnp.finfo(dtype).eps)
     # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
     keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(spectra.dtype).tiny)
     basis = xp.where(keep, right.T, 0.0)
     factor = xp.where(keep, left * singular, 0.0).T
-    geometry = _geometry(xp, factor, tabulate=not traced)
+    geometry = _geometry(xp, factor, eps, tabulate=not traced)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
@@ -204,6 +208,8 @@ def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, 
         if good is not None:  # bands that do not count: uncorrelated, then dropped
             both = good[:, None] & good[None, :]
             covariance = xp.where(both, covariance, xp.eye(bands))
+        if xp is np and not np.isfinite(covariance).all():
+            raise ValueError("noise_covariance must be finite in bands that count")
         try:
             factor = xp.linalg.inv(xp.linalg.cholesky(covariance)).T
         except np.linalg.LinAlgError as error:
@@ -228,9 +234,12 @@ def _whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
     return columns * whitener[:, None] if whitener.ndim == 1 else whitener @ columns
 
 
-def _geometry(xp: Any, factor: Any, *, tabulate: bool) -> Geometry:
-    """The reduced problem of ``factor`` [latent, endmember] for both feasible sets."""
+def _geometry(xp: Any, factor: Any, eps: float, *, tabulate: bool) -> Geometry:
+    """The reduced problem of ``factor`` [latent, endmember] for both feasible sets; ``eps`` of the precision."""
     norms = xp.sqrt((factor**2).sum(0))
+    floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
+    norms = xp.where(norms > floor, norms, 0.0)
+    factor = xp.where(norms > 0, factor, 0.0)
     unit = factor / xp.where(norms > 0, norms, 1.0)
     mean = unit.mean(1)
     mean = mean / xp.maximum(xp.sqrt((mean**2).sum()), xp.finfo(factor.dtype).tiny)
@@ -239,27 +248,26 @@ def _geometry(xp: Any, factor: Any, *, tabulate: bool) -> Geometry:
         factor=factor,
         gram=factor.T @ factor,
         reach=mean @ factor,
-        cone=_cone(xp, factor, tabulate),
-        simplex=_simplex(xp, factor, tabulate),
+        cone=_cone(xp, factor, floor, tabulate),
+        simplex=_simplex(xp, factor, floor, tabulate),
     )
 
 
-def _pseudo_inverse(xp: Any, matrix: Any) -> tuple[Any, Any, Any]:
+def _pseudo_inverse(xp: Any, matrix: Any, floor: Any) -> tuple[Any, Any, Any]:
     """Pseudo-inverse, an orthonormal basis of the column space (null columns zero), and the rank."""
     left, singular, right = xp.linalg.svd(matrix, full_matrices=False)
-    eps = float(jnp.finfo(matrix.dtype).eps)
-    top = singular.max() if xp is np and singular.size else singular[:1].sum()
-    keep = singular > 4 * max(matrix.shape) * eps * top
+    keep = singular > floor
     inverse = xp.where(keep, 1 / xp.where(keep, singular, 1.0), 0.0)
-    return (right.T * inverse) @ left.T, xp.where(keep, left, 0.0), keep.sum()
+    inverse = xp.swapaxes(right, -1, -2) * inverse[..., None, :] @ xp.swapaxes(left, -1, -2)
+    return inverse, xp.where(keep[..., None, :], left, 0.0), keep.sum(-1)
 
 
-def _cone(xp: Any, factor: Any, tabulate: bool) -> Region:
+def _cone(xp: Any, factor: Any, floor: Any, tabulate: bool) -> Region:
     """Abundances without equality constraint."""
-    inverse, plane, rank = _pseudo_inverse(xp, factor)
+    inverse, plane, rank = _pseudo_inverse(xp, factor, floor)
     count = factor.shape[1]
     return Region(
-        table=_table(factor, sum_to_one=False) if tabulate else None,
+        table=_table(factor, floor, sum_to_one=False) if tabulate else None,
         linear=inverse,
         offset=xp.zeros(count, factor.dtype),
         plane=plane,
@@ -267,57 +275,43 @@ def _cone(xp: Any, factor: Any, tabulate: bool) -> Region:
     )
 
 
-def _simplex(xp: Any, factor: Any, tabulate: bool) -> Region:
-    """Abundances that sum to one: a = 1/R + N t with N a basis of the directions that sum to zero."""
+def _simplex(xp: Any, factor: Any, floor: Any, tabulate: bool) -> Region:
+    """Abundances that sum to one: the centre and the directions that sum to zero."""
     count = factor.shape[1]
+    inverse, plane, rank = _pseudo_inverse(xp, factor - factor.mean(1, keepdims=True), floor)
     center = xp.full(count, 1.0 / count, factor.dtype)
-    free = np.linalg.qr(np.concatenate([np.ones((count, 1)), np.eye(count)[:, : count - 1]], 1))[0][:, 1:]
-    free = xp.asarray(free, factor.dtype)
-    if count == 1:
-        linear, plane, rank = xp.zeros((1, factor.shape[0]), factor.dtype), factor[:, :0], 0
-    else:
-        inverse, plane, rank = _pseudo_inverse(xp, factor @ free)
-        linear = free @ inverse
     return Region(
-        table=_table(factor, sum_to_one=True) if tabulate else None,
-        linear=linear,
-        offset=center - linear @ (factor @ center),
+        table=_table(factor, floor, sum_to_one=True) if tabulate else None,
+        linear=inverse,
+        offset=center - inverse @ (factor @ center),
         plane=plane,
         unique=xp.asarray(rank == count - 1),
     )
 
 
-def _table(factor: np.ndarray, *, sum_to_one: bool) -> np.ndarray:
+def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> np.ndarray:
     """Forms of every support, [endmember, latent + 1, support]; impossible supports get the form −1."""
     latent, count = factor.shape
     supports = np.arange(2**count)
-    member = (supports[:, None] >> np.arange(count)) & 1  # [support, endmember]
-    gram = factor.T @ factor
-    scale = np.trace(gram) / count or 1.0
-    # On the simplex the Gram matrix may be shifted by any constant: that keeps a zero endmember harmless.
-    shifted = gram + scale if sum_to_one else gram
-    inside = member[:, :, None] * member[:, None, :]
-    ridge = 1e-14 * scale  # keeps inv() from raising; dependent supports are recognised below
-    masked = inside * shifted + np.eye(count) * np.where(member[:, None, :], ridge, scale)
-    inverse = np.linalg.inv(masked) * inside
-    linear = inverse @ factor.T  # [support, endmember, latent]
-    offset = np.zeros((supports.size, count))
-    if sum_to_one:
-        row = inverse.sum(1)
-        total = np.maximum(row.sum(1), np.finfo(float).tiny)
-        linear = linear - row[:, :, None] * (linear.sum(1) / total[:, None])[:, None, :]
-        offset = row / total[:, None]
-    forms = np.concatenate([linear, offset[:, :, None]], 2)
-    gradient = gram @ forms
-    gradient[:, :, :latent] -= factor.T
-    if sum_to_one:
-        level = (member[:, :, None] * gradient).sum(1) / np.maximum(member.sum(1), 1)[:, None]
-        gradient = gradient - level[:, None, :]
-    forms = np.where(member[:, :, None] == 1, forms, gradient / scale)
-    # the diagonal of the inverse is 1 / squared distance of an endmember to the others of its support
-    dependent = np.einsum("sii->si", inverse).max(1) * scale > 1e12
+    member = ((supports[:, None] >> np.arange(count)) & 1).astype(float)  # [support, endmember]
+    size = np.maximum(member.sum(1), 1)[:, None]
+    center = member / size if sum_to_one else np.zeros_like(member)
+    inside = factor * member[:, None, :]
+    if sum_to_one:  # the directions within the support that sum to zero
+        inside = inside - (inside @ center[:, :, None]) * member[:, None, :]
+    linear, _, rank = _pseudo_inverse(np, inside, floor)  # [support, endmember, latent]
+    linear = linear * member[:, :, None]
+    offset = center - (linear @ (center @ factor.T)[:, :, None])[..., 0]
+    dependent = rank < member.sum(1) - sum_to_one
     if sum_to_one:
         dependent[0] = True
+    forms = np.concatenate([linear, offset[:, :, None]], 2)
+    scale = (factor**2).sum() / count or 1.0
+    gradient = factor.T @ (factor @ forms)
+    gradient[:, :, :latent] -= factor.T
+    if sum_to_one:
+        gradient = gradient - (member[:, :, None] * gradient).sum(1, keepdims=True) / size[:, :, None]
+    forms = np.where(member[:, :, None] == 1, forms, gradient / scale)
     forms[dependent] = 0.0
     forms[dependent, :, latent] = -1.0
     return np.moveaxis(forms, 0, -1)
