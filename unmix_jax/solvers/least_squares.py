@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.solvers.active_set import Reduced, solve, tolerance
 from unmix_jax.solvers.residual import squared_residual
-from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, whiten_and_detrend
+from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, prepare_for, whiten_and_detrend
 from unmix_jax.types import Solution
 
 __all__ = [
@@ -116,7 +116,9 @@ def prepared(unmixer: Any) -> Any:
     if isinstance(unmixer, eqx.Partial) and unmixer.func in (ucls, scls, nnls, fcls):
         endmembers = unmixer.keywords.get("endmembers")
         if endmembers is not None and not isinstance(endmembers, Prepared):
-            return eqx.Partial(unmixer.func, endmembers=prepare(endmembers))
+            region = "simplex" if unmixer.func is fcls else "cone"
+            tables = (region,) if unmixer.func in (fcls, nnls) else ()
+            return eqx.Partial(unmixer.func, endmembers=prepare_for(tables, endmembers))
     return unmixer
 
 

@@ -129,6 +129,13 @@ def prepare(
         ValueError: if shapes disagree, endmembers or weights are not finite in the bands that count, weights are
             negative, or the covariance is not positive definite.
     """
+    return prepare_for(("cone", "simplex"), endmembers, weights, noise_covariance, baseline)
+
+
+def prepare_for(
+    regions: tuple[str, ...], endmembers: Any, weights: Any = None, noise_covariance: Any = None, baseline: Any = None
+) -> Prepared:
+    """`prepare`, with tables of supports for the named feasible sets only (the others are solved without one)."""
     traced = any(isinstance(x, jax.core.Tracer) for x in (endmembers, weights, noise_covariance, baseline))
     xp: Any = jnp if traced else np
     if len(np.shape(endmembers)) != 2 or 0 in np.shape(endmembers):
@@ -165,7 +172,7 @@ def prepare(
     keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(spectra.dtype).tiny)
     basis = xp.where(keep, right.T, 0.0)
     factor = xp.where(keep, left * singular, 0.0).T
-    geometry = _geometry(xp, factor, eps, tabulate=not traced)
+    geometry = _geometry(xp, factor, eps, () if traced else regions)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
@@ -234,7 +241,7 @@ def _whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
     return columns * whitener[:, None] if whitener.ndim == 1 else whitener @ columns
 
 
-def _geometry(xp: Any, factor: Any, eps: float, *, tabulate: bool) -> Geometry:
+def _geometry(xp: Any, factor: Any, eps: float, tables: tuple[str, ...]) -> Geometry:
     """The reduced problem of ``factor`` [latent, endmember] for both feasible sets; ``eps`` of the precision."""
     norms = xp.sqrt((factor**2).sum(0))
     floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
@@ -243,13 +250,13 @@ def _geometry(xp: Any, factor: Any, eps: float, *, tabulate: bool) -> Geometry:
     unit = factor / xp.where(norms > 0, norms, 1.0)
     mean = unit.mean(1)
     mean = mean / xp.maximum(xp.sqrt((mean**2).sum()), xp.finfo(factor.dtype).tiny)
-    tabulate = tabulate and factor.shape[1] <= TABLE_LIMIT
+    tables = tables if factor.shape[1] <= TABLE_LIMIT else ()
     return Geometry(
         factor=factor,
         gram=factor.T @ factor,
         reach=mean @ factor,
-        cone=_cone(xp, factor, floor, tabulate),
-        simplex=_simplex(xp, factor, floor, tabulate),
+        cone=_cone(xp, factor, floor, "cone" in tables),
+        simplex=_simplex(xp, factor, floor, "simplex" in tables),
     )
 
 
