@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
-from unmix_jax.solvers.worklist import State, work_off
 
 __all__ = ["squared_residual"]
 
 TRUSTED = 200  # units in the last place of the squared norm
-CHUNK = 512
+FEW = 512  # pixels of a tile that are gathered; where more are close fits, the whole tile is measured
 
 
 def squared_residual(
@@ -68,12 +67,17 @@ def _(axis_size: int, in_batched: list[bool], *operands: Array) -> tuple[Array, 
         return jax.vmap(_choose.fun, axes)(*operands), True
     pixels, abundances, endmembers, squared_norm, estimate = operands
 
-    def measure(part: State) -> State:
-        rows = part["pixel"]
-        measured = _measured(pixels[rows], abundances[rows], endmembers)
-        value = jnp.where(part["done"], part["value"], measured)
-        return {"pixel": rows, "value": value, "done": jnp.ones_like(part["done"])}
-
     trusted = estimate > TRUSTED * jnp.finfo(estimate.dtype).eps * squared_norm
-    state = {"pixel": jnp.arange(axis_size), "value": estimate, "done": trusted}
-    return work_off(measure, state, chunk=CHUNK, max_rounds=1, constant=("pixel",))["value"], True
+    doubtful = jnp.sum(~trusted)
+
+    def some() -> Array:
+        rows = jnp.nonzero(~trusted, size=min(FEW, axis_size), fill_value=axis_size)[0]
+        near = pixels.at[rows].get(mode="clip"), abundances.at[rows].get(mode="clip")
+        return estimate.at[rows].set(_measured(*near, endmembers), mode="drop")
+
+    def every() -> Array:
+        return jnp.where(trusted, estimate, _measured(pixels, abundances, endmembers))
+
+    # no loop: it would copy the pixels
+    branch = jnp.where(doubtful == 0, 0, jnp.where(doubtful <= FEW, 1, 2))
+    return jax.lax.switch(branch, (lambda: estimate, some, every)), True
