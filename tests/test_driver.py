@@ -326,8 +326,16 @@ def test_certified_solvers_do_not_compile_again():
     assert not [name for name in events if "backend_compile" in name]
 
 
+def test_many_tiles_of_many_endmembers_do_not_wait_for_each_other():
+    """Factorisations of two tiles at once would: see the driver."""
+    case = scene(13, 30, "float32")
+    pixels = np.tile(case.pixels, (5, 1))
+    solution = unmix(eqx.Partial(fcls, endmembers=case.endmembers), pixels, tile=32)
+    assert_close(solution.abundances, np.tile(oracle("fcls", case.pixels, case.endmembers), (5, 1)), scale=10)
+
+
 def test_double_precision_reaches_every_tile():
-    """The flag may be set for the calling thread alone; tiles are computed by others."""
+    """The flag may be set for the calling thread alone, and tiles are read by another."""
     case = scene(3, 7, "float64")
     pixels = np.tile(case.pixels, (4, 1))
     with jax.enable_x64(True):
