@@ -30,9 +30,9 @@ from unmix_jax.solvers.worklist import State, work_off
 __all__ = ["Reduced", "solve", "tolerance"]
 
 ENUMERATION_LIMIT = 4
-CHUNK = 2048
+CHUNK = 1024
 REPAIR_CHUNK = 256
-PIVOTS_PER_CHUNK = 3
+PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
 
 
