@@ -292,3 +292,27 @@ def test_eager_solvers_stand_degeneracy():
     solution = least_squares.fcls(jnp.asarray([1.0, 1.0]), jnp.asarray([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     assert_close(solution.abundances[:2].sum(), 1.0)
     assert not bool(solution.unique)
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_nearly_equal_endmembers_are_told_apart(count):
+    """Condition number 1e7: float64 holds what is needed to 1e-9, a solver on the Gram matrix loses all of it."""
+    rng = np.random.default_rng(count)
+    endmembers = rng.uniform(size=(count, 100))
+    endmembers[1] = endmembers[0] + 1e-6 * rng.standard_normal(100)
+    truth = rng.dirichlet(np.ones(count), 60)
+    truth[:20, : count // 2] = 0
+    truth /= truth.sum(1, keepdims=True)
+    with jax.enable_x64(True):
+        for name in ("fcls", "nnls"):
+            solution = solve_many(name, truth @ endmembers, endmembers)
+            assert np.abs(solution.abundances - truth).max() < 1e-8
+            assert np.all(solution.converged)
+
+
+def test_vmap_takes_numpy_pixels():
+    rng = np.random.default_rng(0)
+    endmembers, pixels = spectra(rng, 3, 20), rng.uniform(size=(4, 20))
+    problem = prepare(endmembers)
+    eager = jax.vmap(lambda pixel: least_squares.fcls(pixel, problem))(pixels.astype(np.float32))
+    assert_close(eager.abundances, solve_many("fcls", pixels.astype(np.float32), endmembers).abundances)

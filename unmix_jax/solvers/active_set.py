@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.solvers.lanes import affine, apply, inner, over
-from unmix_jax.solvers.pivoting import pivot_solve
+from unmix_jax.solvers.pivoting import pivot_solve, refine
 from unmix_jax.solvers.support import support_solve
 from unmix_jax.solvers.tables import Geometry
 from unmix_jax.solvers.worklist import State, work_off
@@ -122,6 +122,13 @@ def _alone(geometry: Geometry, z: Array, sum_to_one: bool) -> Reduced:
     """Pixels whose endmembers are theirs alone: single pivots."""
     robust = functools.partial(pivot_solve, sum_to_one=sum_to_one)
     abundances, steps = jax.vmap(robust, (None, 1))(geometry, z)
+    return _judged(geometry, z, abundances, steps, sum_to_one)
+
+
+def _judged(geometry: Geometry, z: Array, abundances: Array, steps: Array, sum_to_one: bool) -> Reduced:
+    """The abundances [pixel, endmember] with their supports solved to full precision, certified."""
+    polish = functools.partial(refine, sum_to_one=sum_to_one)
+    abundances = jax.vmap(polish, (None, 1, 0))(geometry, z, abundances)
     excess, explained = _certify(geometry, z, abundances.T, sum_to_one)
     return Reduced(abundances, steps, excess, explained)
 
@@ -143,16 +150,19 @@ def _bounded(geometry: Geometry, z: Array, sum_to_one: bool) -> Reduced:
     hopeless = ~jnp.isfinite(norm)
 
     def again(chunk: State) -> State:
-        new = _alone(geometry, chunk["z"], sum_to_one)
-        better = (new.excess < chunk["excess"]) | ~jnp.isfinite(chunk["excess"])
-        return {
-            "z": chunk["z"],
-            "abundances": jnp.where(better, new.abundances.T, chunk["abundances"]),
-            "steps": chunk["steps"] + new.steps,
-            "excess": jnp.where(better, new.excess, chunk["excess"]),
-            "explained": jnp.where(better, new.explained, chunk["explained"]),
-            "done": jnp.ones_like(chunk["done"]),
-        }
+        """The better of two ways: the support that was found solved to full precision, or single pivots."""
+        refined = _judged(geometry, chunk["z"], chunk["abundances"].T, jnp.zeros_like(chunk["steps"]), sum_to_one)
+        for new in (refined, _alone(geometry, chunk["z"], sum_to_one)):
+            better = (new.excess < chunk["excess"]) | ~jnp.isfinite(chunk["excess"])
+            chunk = {
+                "z": chunk["z"],
+                "abundances": jnp.where(better, new.abundances.T, chunk["abundances"]),
+                "steps": chunk["steps"] + new.steps,
+                "excess": jnp.where(better, new.excess, chunk["excess"]),
+                "explained": jnp.where(better, new.explained, chunk["explained"]),
+                "done": jnp.ones_like(chunk["done"]),
+            }
+        return chunk
 
     state = {
         "z": z,

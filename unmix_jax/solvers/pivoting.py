@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.tables import Geometry
 
-__all__ = ["pivot_solve"]
+__all__ = ["pivot_solve", "refine"]
 
 
 def pivot_solve(
@@ -86,3 +86,27 @@ def pivot_solve(
     _, _, _, point, steps, _ = jax.lax.while_loop(unfinished, step, state)
     point = jnp.maximum(point, 0)
     return (point / jnp.sum(point) if sum_to_one else point), steps
+
+
+def refine(
+    geometry: Geometry, z: Float[Array, "latent"], point: Float[Array, "endmember"], *, sum_to_one: bool
+) -> Float[Array, "endmember"]:
+    """The abundances of one pixel with the least squares of their support solved again, from what is left of ``z``.
+
+    Works on F itself, where ``pivot_solve`` works on FᵀF, so the error grows with the condition number and not with
+    its square. The support stays; where the result leaves the feasible set, or is not finite, the point stays too.
+    """
+    inside = point > 0
+    columns = jnp.where(inside, geometry.factor, 0.0)
+    if sum_to_one:  # the directions within the support that sum to zero
+        center = jnp.sum(columns, 1, keepdims=True) / jnp.maximum(jnp.sum(inside), 1)
+        columns = jnp.where(inside, columns - center, 0.0)
+    left, singular, right = jnp.linalg.svd(columns, full_matrices=False)
+    floor = 4 * columns.shape[1] * jnp.finfo(z.dtype).eps * jnp.max(singular)
+    inverse = jnp.where(singular > floor, 1 / jnp.where(singular > floor, singular, 1.0), 0.0)
+    refined = point
+    for _ in range(2):  # the second turn removes what rounding left of the first
+        rest = z - matmul(geometry.factor, refined)
+        refined = refined + jnp.where(inside, matmul(matmul(rest, left) * inverse, right), 0.0)
+        refined = refined / jnp.sum(refined) if sum_to_one else refined
+    return jnp.where(jnp.all(refined >= 0), refined, point)

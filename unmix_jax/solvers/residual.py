@@ -61,11 +61,11 @@ def _choose(pixel: Array, abundances: Array, endmembers: Array, squared_norm: Ar
 
 
 @_choose.def_vmap
-def _(axis_size: int, in_batched: list[bool], *operands: Array) -> tuple[Array, bool]:
+def _(axis_size: int, in_batched: list[bool], *operands: Any) -> tuple[Array, bool]:
     if in_batched != [True, True, False, True, True]:
         axes = [0 if batched else None for batched in in_batched]
         return jax.vmap(_choose.fun, axes)(*operands), True
-    pixels, abundances, endmembers, squared_norm, estimate = operands
+    pixels, abundances, endmembers, squared_norm, estimate = map(jnp.asarray, operands)  # vmap may hand over NumPy
 
     trusted = estimate > TRUSTED * jnp.finfo(estimate.dtype).eps * squared_norm
     doubtful = jnp.sum(~trusted)
