@@ -1,0 +1,80 @@
+"""What a smooth surface lets through, from the permittivity of the medium behind it (vacuum or air before it).
+
+The permittivity is $\\varepsilon = \\theta + 2i\\varphi$. No nearly equal numbers are subtracted: also where almost
+everything is reflected ($\\theta < 0$, $\\varphi \\to 0$) float32 keeps its digits and derivatives stay finite.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+__all__ = ["refract", "transmittance"]
+
+SMALLEST = 1e-30  # least squared permittivity: its root has no derivative at zero
+
+
+def refract(
+    theta: Float[Any, "*shape"], phi: Float[Any, "*shape"]
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    r"""Refractive index and extinction coefficient of a permittivity.
+
+    $n + ik = \sqrt{\theta + 2i\varphi}$: first the greater of the two, which is a sum, then the other one from
+    $nk = \varphi$
+
+    Args:
+        theta: real part of the permittivity.
+        phi: half its imaginary part, not below zero.
+
+    Returns:
+        $n$ and $k$, dimensionless, not below zero.
+    """
+    positive = theta >= 0
+    modulus = jnp.sqrt(jnp.maximum(theta**2 + 4 * phi**2, SMALLEST))
+    greater = jnp.sqrt(0.5 * (modulus + jnp.where(positive, theta, -theta)))
+    smaller = phi / greater
+    return jnp.where(positive, greater, smaller), jnp.where(positive, smaller, greater)
+
+
+def transmittance(
+    theta: Float[Any, "*shape"],
+    phi: Float[Any, "*shape"],
+    *,
+    angle: float | Float[Any, ""] | None = None,
+    polarisation: str | None = None,
+) -> Float[Array, "*shape"]:
+    r"""Share of the light that a smooth surface does not reflect, by Fresnel's equations: its emissivity.
+
+    At normal incidence $1 - |r|^2 = 4n / ((n + 1)^2 + k^2)$. Off it, with $c$ and $s$ the cosine and sine of the angle
+    and $q = \sqrt{\varepsilon - s^2}$, $1 - |r_s|^2 = 4 c \Re q / |c + q|^2$ and
+    $1 - |r_p|^2 = 4 c \Re q\, (|q|^2 + s^2) / |\varepsilon c + q|^2$.
+
+    Args:
+        theta: real part of the permittivity.
+        phi: half its imaginary part, not below zero.
+        angle: between the ray and the normal of the surface, degrees, below 90; None is normal incidence.
+        polarisation: field across ("s") or in ("p") the plane of incidence; None is the mean of both.
+
+    Returns:
+        Between 0 and 1, dimensionless.
+
+    Raises:
+        ValueError: another polarisation.
+
+    References:
+        Born and Wolf, "Principles of Optics", 7th ed., 1.5 and 14.2.
+    """
+    if polarisation not in (None, "s", "p"):
+        raise ValueError(f"polarisation is 's', 'p' or None for their mean, got {polarisation!r}")
+    if angle is None:
+        n, k = refract(theta, phi)
+        return 4 * n / ((n + 1) ** 2 + k**2)
+    radians = jnp.deg2rad(jnp.asarray(angle, jnp.result_type(theta)))
+    cosine, sine = jnp.cos(radians), jnp.sin(radians)
+    n, k = refract(theta - sine**2, phi)
+    across = 4 * cosine * n / ((cosine + n) ** 2 + k**2)
+    along = 4 * cosine * n * (n**2 + k**2 + sine**2)
+    along = along / ((theta * cosine + n) ** 2 + (2 * phi * cosine + k) ** 2)
+    if polarisation is None:
+        return 0.5 * (across + along)
+    return across if polarisation == "s" else along
