@@ -85,9 +85,19 @@ def permittivity(
         Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
         model", ECCV 2020, eq. 2-3.
     """
-    real, imaginary = _oscillations(_oscillators(dispersion), jnp.asarray(wavenumber))
+    wavenumber = jnp.asarray(wavenumber)
     epsilon_inf = jnp.where(used_axes(dispersion), dispersion.epsilon_inf, 1.0)
-    return epsilon_inf[..., None] + jnp.sum(real, axis=-2), 0.5 * jnp.sum(imaginary, axis=-2)
+    start = jnp.broadcast_to(epsilon_inf[..., None], (*epsilon_inf.shape, *wavenumber.shape))
+    start = start.astype(jnp.result_type(dispersion.frequency, wavenumber))
+
+    @jax.checkpoint  # a gradient needs the memory of one oscillator, not of all, and is faster for it
+    def add(total: tuple[Array, Array], oscillator: list[Array]) -> tuple[tuple[Array, Array], None]:
+        real, imaginary = _oscillations(oscillator, wavenumber)
+        return (total[0] + real, total[1] + imaginary), None
+
+    one_by_one = [jnp.moveaxis(leaf, -2, 0) for leaf in _oscillators(dispersion)]
+    (theta, imaginary), _ = jax.lax.scan(add, (start, jnp.zeros_like(start)), one_by_one)
+    return theta, 0.5 * imaginary
 
 
 def _oscillators(dispersion: Dispersion) -> list[Array]:
