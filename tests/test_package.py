@@ -24,14 +24,17 @@ ORDER = (
     {"endmembers"},
     {"networks"},
     {"driver", "sharding", "metrics", "results"},
-    {"plots", "report"},
-    {"cli", "terminal", "demo", "__main__"},
+    {"plots", "report", "fitting"},
+    {"cli", "unmixing", "terminal", "demo", "__main__"},
 )
 ALLOWED = {
     ("driver", "sharding"),
     ("report", "plots"),
+    ("fitting", "plots"),
     ("cli", "demo"),
     ("cli", "terminal"),
+    ("cli", "unmixing"),
+    ("unmixing", "terminal"),
     ("__main__", "cli"),
 }
 LEVEL = {part: level for level, row in enumerate(ORDER) for part in row}

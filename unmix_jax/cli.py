@@ -9,20 +9,15 @@ import os
 import shlex
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
-
-if TYPE_CHECKING:
-    from unmix_jax.endmembers.subspace import Counts
-    from unmix_jax.scenes.scene import Scene, SpectralLibrary
 
 __all__ = ["main"]
 
@@ -33,6 +28,7 @@ Hyperspectral unmixing: which materials are in each pixel, and how much of each.
   demo         unmix real data that come with the package; ends with a report to open
   info         what is in a scene or a spectral library
   endmembers   find the pure spectra of a scene, and how many there are
+  fit          mineral spectra as oscillators: parameters of the dispersion model for a library
   unmix        abundance maps, residual, certificate and a report
   score        compare results with a reference
 
@@ -41,6 +37,7 @@ Start with:
   unmix-jax info scene.hdr
   unmix-jax unmix scene.hdr --count 5
   unmix-jax unmix scene.hdr --endmembers library.sli --out results
+  unmix-jax fit minerals.csv --out minerals-fit
 
 A scene is a file (ENVI, .mat, .npz, .npy, GeoTIFF, EMIT NetCDF) or the name of a dataset, such as
 indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
@@ -50,6 +47,9 @@ EXAMPLES = {
     "info": "unmix-jax info scene.hdr\n  unmix-jax info foreign.mat --key cube=Y --key wavelength_nm=lambda",
     "endmembers": "unmix-jax endmembers scene.hdr --out endmembers.sli\n"
     "  unmix-jax endmembers scene.hdr --method nfindr --count 6 --out endmembers.csv",
+    "fit": "unmix-jax fit minerals.csv --out minerals-fit\n"
+    "  unmix-jax fit minerals.sli --range 400 1400 --names Quartz Calcite --out two\n"
+    "  unmix-jax fit spectra.csv --quantity reflectance --unit cm-1 --axes 1",
     "unmix": "unmix-jax unmix scene.hdr --count 5\n"
     "  unmix-jax unmix scene.hdr --endmembers library.sli --out results\n"
     "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2",
@@ -61,6 +61,11 @@ Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
 Keys = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=KEY")]
 Count = Annotated[int | Literal["auto"], tyro.conf.arg(metavar="R|auto")]
 Unit = Annotated[Literal["nm", "um", "cm-1"] | None, tyro.conf.arg(metavar="nm|um|cm-1")]
+LibraryName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LIBRARY")]
+Window = Annotated[tuple[float, float] | None, tyro.conf.arg(name="range", metavar="LOW HIGH")]
+Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+Most = Annotated[int | None, tyro.conf.arg(metavar="K")]
 Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Degree = Annotated[int | None, tyro.conf.arg(metavar="DEGREE")]
@@ -128,15 +133,71 @@ def endmembers(
     from unmix_jax.endmembers.subspace import count_endmembers
     from unmix_jax.scenes.opening import open_scene
     from unmix_jax.scenes.writers import write_library
+    from unmix_jax.unmixing import counts_in_words, extract
 
     if out.exists() and not overwrite:
         raise ValueError(f"{out} is there already: choose another file, or --overwrite")
     opened = open_scene(scene, keys=_keys(key), unit=unit)
     counts = count_endmembers(opened)
-    print(f"How many endmembers: {_told(counts)}\n")
-    library, rows = _extract(opened, method, counts.smallest if count == "auto" else count, seed)
+    print(f"How many endmembers: {counts_in_words(counts)}\n")
+    library, rows = extract(opened, method, counts.smallest if count == "auto" else count, seed)
     print(table(rows, ("endmember", "row", "column") if len(opened.shape) == 2 else ("endmember", "pixel")))
     print(f"\nWritten: {write_library(out, library)}")
+
+
+def fit(
+    library: LibraryName,
+    /,
+    *,
+    out: Path = Path("dispersion-fit"),
+    overwrite: bool = False,
+    quantity: Literal["emissivity", "reflectance"] = "emissivity",
+    window: Window = None,
+    names: Names = (),
+    axes: Numbers = (1, 2),
+    count: Most = None,
+    starts: int = 2,
+    seed: int = 0,
+    x64: bool = False,
+    key: Keys = (),
+    unit: Unit = None,
+) -> None:
+    """Fit the dispersion model to mineral spectra: oscillators along one or more crystal axes.
+
+    The folder holds parameters.json, a figure of each mineral and one of all, the modelled spectra as a library
+    to unmix with (modelled.sli), all arrays with standard deviations (fit.npz), and record.json.
+
+    Args:
+        library: a spectral library, or a scene with endmembers: a file, or the name of a dataset
+        out: folder for the results, absent or empty
+        overwrite: replace an earlier run in the folder
+        quantity: what the library holds; emissivity is one minus reflectance
+        window: wavenumbers to fit, cm⁻¹; all by default
+        names: minerals to fit; all by default
+        axes: numbers of crystal axes to try; the best by an information criterion is kept
+        count: most oscillators per axis; by default 15, or fewer where there are few bands
+        starts: independent searches per mineral and number of axes
+        seed: of the random numbers
+        x64: compute in double precision
+        key: where a foreign .npz or .mat file keeps something, such as spectra=Y; may be repeated
+        unit: of the wavelengths, where the file does not say it
+    """
+    options = dict(locals())
+    _prepare_process()
+    import jax
+
+    from unmix_jax.fitting import fit_library, summary
+    from unmix_jax.scenes.opening import open_library
+
+    with jax.enable_x64(True) if x64 else contextlib.nullcontext(), progress_bar("fitting", "spectra") as progress:
+        opened = open_library(library, keys=_keys(key), unit=unit)
+        fitted = fit_library(
+            out, opened, names=names,
+            quantity=quantity, window=window, axes=axes, count=count, starts=starts, seed=seed,
+            config=options, command=_command(), overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    columns, rows, facts = summary(fitted.record)
+    print(f"{table(rows, columns)}\n\n{table(facts)}\n\nResults: {out}")
 
 
 def unmix(
@@ -174,10 +235,24 @@ def unmix(
         unit: of the wavelengths, where the file does not say it
     """
     options = dict(locals())
+    _prepare_process()
     import jax
 
+    from unmix_jax.report import run_tiles
+    from unmix_jax.unmixing import unmix_scene
+
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():
-        _unmix(options)
+        results, report = unmix_scene(options, keys=_keys(key), command=_command(), say=print)
+    record = results.record
+    shares = record["mean_abundances"] or [None] * len(record["endmembers"])
+    rows = [
+        [name, "-" if share is None else f"{share:.4f}"]
+        for name, share in zip(record["endmembers"], shares, strict=True)
+    ]
+    print(f"{table(rows, ('endmember', 'mean abundance'))}\n")
+    fitted = ("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}")
+    print(table([fitted, *run_tiles(record)]))
+    print(f"\nResults: {out}\nOpen in a browser: {report}")
 
 
 def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key: Keys = ()) -> None:
@@ -205,7 +280,7 @@ def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "info": info, "endmembers": endmembers, "unmix": unmix, "score": score,
+    "demo": demo, "info": info, "endmembers": endmembers, "fit": fit, "unmix": unmix, "score": score,
 }  # fmt: skip
 
 
@@ -261,103 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _unmix(options: dict[str, Any]) -> None:
-    """Read, find endmembers, solve, write, report."""
+def _prepare_process() -> None:
+    """Keep compilations, and load matplotlib while XLA compiles."""
     keep_compilations()
-    # Matplotlib loads while XLA compiles.
     threading.Thread(target=import_module, args=("matplotlib.figure",), daemon=True).start()
-    import equinox as eqx
-    import numpy as np
-
-    from unmix_jax import driver
-    from unmix_jax.endmembers.subspace import count_endmembers
-    from unmix_jax.report import run_tiles, write_run_report
-    from unmix_jax.results import check_folder, write_results
-    from unmix_jax.scenes.library import match
-    from unmix_jax.scenes.opening import open_library, open_scene
-    from unmix_jax.solvers import least_squares
-
-    if options["endmembers"] is not None and options["count"] != "auto":
-        raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
-    folder = check_folder(options["out"], overwrite=options["overwrite"])
-    stages = {"start": time.perf_counter()}
-    scene = open_scene(options["scene"], keys=_keys(options["key"]), unit=options["unit"])
-    stages["read"] = time.perf_counter()
-    if options["endmembers"] is None:
-        count = options["count"]
-        if count == "auto":
-            counts = count_endmembers(scene)
-            count = counts.smallest
-            print(f"How many endmembers: {_told(counts)}; {count} are taken (--count)\n")
-        library, _ = _extract(scene, options["extract"], count, options["seed"])
-    else:
-        library = open_library(options["endmembers"])
-    library = match(scene, library)
-    if options["shade"] is not None and options["shade"] not in library.names:
-        raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
-    stages["endmembers"] = time.perf_counter()
-    baseline = _baseline(library, options["baseline"])
-    spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)
-    prepared = least_squares.prepare(spectra, weights=library.good_bands, baseline=baseline)
-    unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
-    with progress_bar("unmixing") as progress:
-        solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
-    stages["unmix"] = time.perf_counter()
-    ends = list(stages.values())
-    results = write_results(
-        folder,
-        solution,
-        scene,
-        endmembers=library,
-        config=options,
-        timings={stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)},
-        seed=options["seed"],
-        shade=options["shade"],
-        overwrite=options["overwrite"],
-    )
-    command = shlex.join(["unmix-jax", *sys.argv[1:]])
-    extracted = options["endmembers"] is None
-    report = write_run_report(
-        folder / "report.html", results, scene, command=command, extracted=extracted, baseline=baseline
-    )
-    record = results.record
-    shares = record["mean_abundances"] or [None] * len(library)
-    rows = [
-        [name, "-" if share is None else f"{share:.4f}"]
-        for name, share in zip(record["endmembers"], shares, strict=True)
-    ]
-    print(table(rows, ("endmember", "mean abundance")))
-    print()
-    fitted = ("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}")
-    print(table([fitted, *run_tiles(record)]))
-    print(f"\nResults: {folder}\nOpen in a browser: {report}")
 
 
-def _baseline(library: "SpectralLibrary", degree: int | None) -> Any:
-    """Polynomial columns over the bands, or None."""
-    import numpy as np
-
-    from unmix_jax.solvers.least_squares import polynomial_baseline
-
-    if degree is None:
-        return None
-    axis = library.axis
-    return polynomial_baseline(np.arange(library.spectra.shape[1]) if axis is None else axis.centers, degree)
-
-
-def _extract(scene: "Scene", method: str, count: int, seed: int) -> tuple["SpectralLibrary", list[list[str]]]:
-    """Endmembers of a scene as a library, and a row of text for each: its name and where it was found."""
-    import jax
-    import numpy as np
-
-    from unmix_jax.endmembers import extraction
-    from unmix_jax.scenes.scene import SpectralLibrary
-
-    found = getattr(extraction, method)(jax.random.key(seed), scene, count)
-    names = tuple(f"endmember {i + 1}" for i in range(count))
-    places = np.unravel_index(np.asarray(found.indices), scene.shape)
-    rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
-    return SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands), rows
+def _command() -> str:
+    """What the user typed."""
+    return shlex.join(["unmix-jax", *sys.argv[1:]])
 
 
 def _measure(name: str, unit: str) -> str:
@@ -365,12 +352,6 @@ def _measure(name: str, unit: str) -> str:
     units = {"sad_": "rad", "mean_sad": "rad", "sre": "dB", "reconstruction": unit}
     unit = next((f" ({unit})" for start, unit in units.items() if name.startswith(start)), "")
     return name.replace("_", " ") + unit
-
-
-def _told(counts: "Counts") -> str:
-    """The three estimates in words."""
-    told = zip(("HySime", "HFC", "NWHFC"), counts, strict=True)
-    return ", ".join(f"{name} {'-' if count is None else count}" for name, count in told)
 
 
 def _keys(texts: Sequence[str]) -> dict[str, str]:

@@ -26,8 +26,10 @@ from unmix_jax.types import Solution
 __all__ = [
     "Results",
     "check_folder",
+    "environment",
     "masked_pixels",
     "read_results",
+    "write_json",
     "write_results",
 ]
 
@@ -155,7 +157,7 @@ def write_results(
         "timings_s": dict(timings or {}),
         "environment": environment(),
     }
-    record = _write_json(folder / RECORD, record)
+    record = write_json(folder / RECORD, record)
     return Results(solution, endmembers, record)
 
 
@@ -273,7 +275,7 @@ def _finite(function: Any, values: np.ndarray) -> float | None:
     return float(function(finite)) if finite.size else None
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write JSON in one step (a crash leaves no half file) and return what a reader will see."""
     text = json.dumps(content, indent=2, default=_jsonable, allow_nan=False, ensure_ascii=False)
     part = path.with_suffix(".part")

@@ -28,11 +28,11 @@ def keep_compilations() -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str = "px") -> Iterator[Callable[[int, int], None]]:
     """A bar on the terminal (nowhere else), as the callback ``progress(done, total)``."""
     from tqdm import tqdm
 
-    with tqdm(desc=what, unit=" px", unit_scale=True, leave=False, disable=None, file=sys.stderr) as bar:
+    with tqdm(desc=what, unit=f" {unit}", unit_scale=unit == "px", leave=False, disable=None, file=sys.stderr) as bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
@@ -46,7 +46,9 @@ def plain_warnings() -> Iterator[None]:
     """Warnings about the user's data as one line each."""
 
     def show(message: Any, *_: Any, **__: Any) -> None:
-        sys.stderr.write(f"unmix-jax: warning: {' '.join(str(message).split())}\n")
+        from tqdm import tqdm
+
+        tqdm.write(f"unmix-jax: warning: {' '.join(str(message).split())}", file=sys.stderr)  # above a bar
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)

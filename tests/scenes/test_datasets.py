@@ -185,12 +185,12 @@ def test_a_missing_dataset_says_where_it_comes_from(monkeypatch, tmp_path):
 
 def test_the_users_folder_comes_first(monkeypatch, tmp_path):
     monkeypatch.delenv("UNMIX_JAX_DATA", raising=False)
-    assert datasets._find("nk_minerals/nk_minerals.npz").is_relative_to(DATA.parent)
+    assert datasets.find("nk_minerals/nk_minerals.npz").is_relative_to(DATA.parent)
     own = tmp_path / "nk_minerals" / "nk_minerals.npz"
     own.parent.mkdir()
     own.write_bytes((DATA / "nk_minerals" / "nk_minerals.npz").read_bytes())
     monkeypatch.setenv("UNMIX_JAX_DATA", str(tmp_path))
-    assert datasets._find("nk_minerals/nk_minerals.npz") == own
+    assert datasets.find("nk_minerals/nk_minerals.npz") == own
 
 
 def test_checksums_of_what_ships():

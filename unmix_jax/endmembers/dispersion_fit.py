@@ -19,6 +19,7 @@ from unmix_jax.endmembers.oscillator_search import Search, rounding, search
 from unmix_jax.endmembers.oscillators import Target, covariance
 from unmix_jax.physics.box import Box
 from unmix_jax.physics.dispersion import PADDING, Dispersion, check_wavenumber
+from unmix_jax.scenes.scene import SpectralAxis
 
 __all__ = ["DispersionFit", "fit_dispersion"]
 
@@ -65,7 +66,7 @@ class DispersionFit(eqx.Module):
 
 def fit_dispersion(
     spectra: Float[Any, "*batch bands"],
-    wavenumber: Float[Any, "band"],
+    wavenumber: Float[Any, "band"] | SpectralAxis,
     *,
     axes: Sequence[int] = (1, 2),
     count: int | None = None,
@@ -74,6 +75,7 @@ def fit_dispersion(
     l1: float | int = 1e-9,
     penalty: float | int | None = None,
     weights: Any = None,
+    linewidth: float | int | None = None,
     bounds: Mapping[str, Sequence[float | int]] | None = None,
     key: Key[Array, ""] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -86,7 +88,8 @@ def fit_dispersion(
 
     Args:
         spectra: emissivity; NaN is ignored. An array of spectra is fitted in one call.
-        wavenumber: cm⁻¹, increasing.
+        wavenumber: cm⁻¹, increasing; numbers that look like wavelengths are refused unless a `SpectralAxis` says
+            that they are not.
         axes: numbers of crystal axes to try.
         count: most oscillators per axis; None: 15, or fewer where there are few bands.
         start: where the search begins: "curvature" adds oscillators where the spectrum asks for them, one after the
@@ -97,7 +100,8 @@ def fit_dispersion(
         weights: of the bands, 0 to ignore one; [band], or [*batch band] for each spectrum its own.
         bounds: (least, greatest) per name of `Dispersion`, cm⁻¹ for the frequency. By default
             frequencies from $0.85\, w_{min}$ to $1.15\, w_{max}$, damping to 3, strength to 30, epsilon_inf 1 to 8,
-            weights from 0.02. No linewidth is below the sampling step.
+            weights from 0.02.
+        linewidth: least linewidth of an oscillator, cm⁻¹; None: the sampling step, below which noise would be fitted.
         key: random key of the later starts.
         progress: called as ``progress(done, total)`` after each stage.
 
@@ -112,6 +116,7 @@ def fit_dispersion(
         Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
         model", ECCV 2020, eq. 6 and section 3.
     """
+    wavenumber = _bands(wavenumber)
     values, good, lead = _read(spectra, wavenumber, weights)
     axes = tuple(dict.fromkeys(int(number) for number in axes))
     if not axes or min(axes) < 1:
@@ -122,17 +127,20 @@ def fit_dispersion(
         raise ValueError(f"starts must be at least 1, got {starts}")
     if not l1 >= 0:
         raise ValueError(f"l1 must not be negative, got {l1}")
+    if linewidth is not None and not linewidth > 0:
+        raise ValueError(f"the least linewidth must be above zero (cm⁻¹), got {linewidth}")
     if penalty is not None and not penalty >= 0:
         raise ValueError(f"the penalty of a parameter must not be negative, got {penalty}")
     places = _places(count, int((good > 0).sum(axis=-1).min()), max(axes))
     limits = _limits(bounds, wavenumber)
+    narrowest = float(np.min(np.diff(wavenumber))) if linewidth is None else float(linewidth)
     key = jax.random.key(0) if key is None else key
     tile = 1 if jax.default_backend() == "cpu" else min(TILE, len(values))
     results = []
     for done in range(0, len(values), tile):
         rows = np.minimum(np.arange(done, done + tile), len(values) - 1)
         targets = functools.partial(
-            _target, values[rows], good[rows], np.asarray(wavenumber), limits, (l1, penalty), starts
+            _target, values[rows], good[rows], wavenumber, narrowest, limits, (l1, penalty), starts
         )
         found = search(targets, axes, places, start, starts, key)
         picked = [_best_start(s, targets(n), tile, starts, max(axes)) for s, n in zip(found, axes, strict=True)]
@@ -149,6 +157,7 @@ def _target(
     values: np.ndarray,
     good: np.ndarray,
     wavenumber: np.ndarray,
+    linewidth: float,
     limits: Mapping[str, tuple[float, float]],
     prices: tuple[float, float | None],
     starts: int,
@@ -164,7 +173,7 @@ def _target(
         )
         for i in (0, 1)
     )
-    step = jnp.asarray(np.min(np.diff(wavenumber)), dtype)
+    step = jnp.asarray(linewidth, dtype)
     l1, penalty = prices
     bands = jnp.sum(weights > 0, axis=1).astype(dtype)
     each = jnp.log(bands) if penalty is None else jnp.full_like(bands, penalty)
@@ -186,9 +195,18 @@ def _limits(bounds: Mapping[str, Sequence[float | int]] | None, wavenumber: Any)
     return limits
 
 
+def _bands(wavenumber: Any) -> np.ndarray:
+    """Wavenumbers in cm⁻¹, checked; a wavelength by its size is refused where no unit comes along."""
+    if isinstance(wavenumber, SpectralAxis):
+        values = np.asarray(wavenumber.to("cm-1").centers)
+        check_wavenumber(values, known=True)
+        return values
+    check_wavenumber(wavenumber)
+    return np.asarray(wavenumber)
+
+
 def _read(spectra: Any, wavenumber: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Spectra and weights as [spectrum, band], checked; bad values are 1 with weight 0."""
-    check_wavenumber(wavenumber)
     values = np.asarray(spectra)
     if values.dtype.kind != "f":
         values = values.astype(np.float32)

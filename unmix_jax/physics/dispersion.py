@@ -354,13 +354,14 @@ def _pad(array: np.ndarray, shape: tuple[int, ...], value: Any) -> np.ndarray:
     )
 
 
-def check_wavenumber(wavenumber: Any) -> None:
+def check_wavenumber(wavenumber: Any, *, known: bool = False) -> None:
     """Refuse an axis that is not increasing wavenumbers in cm⁻¹.
 
     Rendering takes any order and never raises; a fit asks first.
 
     Args:
         wavenumber: what is to be cm⁻¹.
+        known: whether the unit is certain; otherwise sizes that are usual for wavelengths are refused.
 
     Raises:
         ValueError: empty, NaN or infinite, not above zero, descending or unordered, or by its size a wavelength.
@@ -372,15 +373,15 @@ def check_wavenumber(wavenumber: Any) -> None:
         raise ValueError(f"wavenumber has {int((~np.isfinite(values)).sum())} values that are NaN or infinite")
     if values.min() <= 0:
         raise ValueError(f"wavenumbers are above zero, got {values.min():g}")
-    if values.max() < MICROMETRE:
+    if not known and values.max() < MICROMETRE:
         raise ValueError(
             f"wavenumbers from {values.min():g} to {values.max():g} look like wavelengths in µm; "
             "cm⁻¹ is wanted: 1e4 / wavelength, in increasing order"
         )
-    if values.min() > NANOMETRE:
+    if not known and values.min() > NANOMETRE:
         raise ValueError(
             f"wavenumbers from {values.min():g} to {values.max():g} look like wavelengths in nm; "
-            "cm⁻¹ is wanted: 1e7 / wavelength, in increasing order"
+            "cm⁻¹ is wanted: 1e7 / wavelength, in increasing order; if they are cm⁻¹, give a SpectralAxis that says so"
         )
     steps = np.diff(values)
     if np.all(steps < 0):

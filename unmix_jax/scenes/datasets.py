@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from unmix_jax.scenes.scene import Header, Scene, SpectralAxis, SpectralLibrary
 
-__all__ = ["catalogue", "load", "refractive_index"]
+__all__ = ["catalogue", "find", "load", "refractive_index"]
 
 Stored = Mapping[str, Any]
 Loaded = Scene | SpectralLibrary
@@ -39,7 +39,7 @@ def load(name: str) -> Loaded:
     if name not in DATASETS:
         raise ValueError(f"no dataset is named {name!r}; there are {', '.join(DATASETS)}")
     entry = DATASETS[name]
-    path = _find(entry.file)
+    path = find(entry.file)
     if path is None:
         raise FileNotFoundError(
             f"dataset {name!r} does not ship with the package; it comes from {entry.origin}. "
@@ -52,7 +52,7 @@ def load(name: str) -> Loaded:
 
 def catalogue() -> dict[str, str]:
     """Every name that `load` knows, with one line on what it is and whether it is there."""
-    return {name: e.what + ("" if _find(e.file) else f" (not here; from {e.origin})") for name, e in DATASETS.items()}
+    return {name: e.what + ("" if find(e.file) else f" (not here; from {e.origin})") for name, e in DATASETS.items()}
 
 
 class RefractiveIndex(NamedTuple):
@@ -84,8 +84,8 @@ def refractive_index(material: str) -> RefractiveIndex:
     return RefractiveIndex(library.axis.centers, *library.spectra)
 
 
-def _find(file: str) -> Path | None:
-    """Where a dataset lies: the user's folder, the installed package, the checkout."""
+def find(file: str) -> Path | None:
+    """Where a file of data lies: the user's folder, the installed package, the checkout; None where it is not."""
     package = Path(str(files("unmix_jax")))
     own = os.environ.get("UNMIX_JAX_DATA")
     folders = ([Path(own).expanduser()] if own else []) + [package / "data", package.parent / "data"]

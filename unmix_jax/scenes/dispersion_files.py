@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.physics.dispersion import Dispersion, from_axes, stack, unstack
+from unmix_jax.scenes.datasets import find
 from unmix_jax.scenes.units import existing, in_file
 
 __all__ = ["load_dispersion", "save_dispersion"]
 
 FORMAT, VERSION = "unmix_jax dispersion parameters", 1
+SHIPPED = "mineral_dispersion/minerals.json"
 UNITS = {
     "frequency": "cm^-1",
     "damping": "linewidth / frequency, dimensionless",
@@ -74,11 +76,11 @@ def save_dispersion(path: str | Path, names: Sequence[str], dispersion: Dispersi
     return path
 
 
-def load_dispersion(path: str | Path) -> tuple[list[str], Dispersion, dict[str, Any]]:
+def load_dispersion(path: str | Path | None = None) -> tuple[list[str], Dispersion, dict[str, Any]]:
     """Read a library of dispersion parameters, this project's or an export of InfraRender.
 
     Args:
-        path: a `.json` file.
+        path: a `.json` file; None: the library that ships with the package, fitted to measured optical constants.
 
     Returns:
         Names, the padded library (library, axis, oscillator), and the metadata: what is said of the file as it
@@ -89,7 +91,7 @@ def load_dispersion(path: str | Path) -> tuple[list[str], Dispersion, dict[str, 
         ValueError: not JSON, another format or version, or a value that is missing or impossible; names the file and
             the place in it.
     """
-    path = existing(path)
+    path = existing((find(SHIPPED) or SHIPPED) if path is None else path)
     with in_file(path):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -53,16 +53,16 @@ def open_scene(name: str, *, keys: Mapping[str, str] | None = None, unit: str | 
     return opened
 
 
-def open_library(name: str) -> SpectralLibrary:
-    """A library: a file, a dataset, or the reference endmembers of a scene; errors as `open_any`."""
+def open_library(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> SpectralLibrary:
+    """A library: a file, a dataset, or the reference endmembers of a scene; arguments and errors as `open_any`."""
     refused = None
     if Path(name).expanduser().exists():
         try:
-            return read_library(name)
+            return read_library(name, unit=unit, keys=keys or None)
         except ValueError as error:
             refused = error  # unless it is a scene with endmembers, this says what is wrong
     try:
-        opened = open_any(name)
+        opened = open_any(name, keys=keys, unit=unit)
     except ValueError as error:
         raise refused or error from None
     if not isinstance(opened, Scene):

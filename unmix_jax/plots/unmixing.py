@@ -1,8 +1,7 @@
-"""Figures of scenes and results, as matplotlib `Figure` objects.
+"""Figures of scenes and their abundances: maps, endmembers, fits.
 
-Nothing here touches pyplot or any global state: save a figure with ``figure.savefig(path)``. Images are
-thinned to at most `LIMIT` pixels a side before they are drawn. A list of spectra gets stacked shares instead
-of maps.
+Images are thinned to at most `LIMIT` pixels a side before they are drawn. A list of spectra gets stacked shares
+instead of maps.
 """
 
 from collections.abc import Sequence
@@ -11,32 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from unmix_jax.plots.style import DASHES, INK, PALETTE, TEXT, broken, colour_bar, figure_of, grid, short, tidy
 from unmix_jax.scenes.composite import composite
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.types import Solution
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["abundance_maps", "endmember_curves", "false_colour", "fits", "gap_map", "residual_map"]
 
 LIMIT = 500
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-PALETTE = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#3B3B3B",
-    "#A6761D",
-    "#7570B3",
-    "#66A61E",
-)
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.2)), (0, (5, 1.5, 1, 1.5)))
-INK, PALE, TEXT = "#222222", "#d9d9d9", 8.5
 
 
 def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[str], *, title: str = "") -> "Figure":
@@ -60,17 +44,17 @@ def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[s
         return _stacked(values, names, title)
     values = _thin(values)
     count = values.shape[-1]
-    figure, axes = _grid(count, values.shape[0] / values.shape[1], title=title)
+    figure, axes = grid(count, values.shape[0] / values.shape[1], title=title)
     image = None
     for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
         image = axis.imshow(values[..., i], vmin=0, vmax=1, cmap="viridis")
         room = axis.get_position().width * figure.get_figwidth()
-        axis.set_title(_short(name, int(14 * room)), fontsize=TEXT + 0.5, pad=4, color=INK)
+        axis.set_title(short(name, int(14 * room)), fontsize=TEXT + 0.5, pad=4, color=INK)
     low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (bool(low < -1e-3), bool(high > 1 + 1e-3)), "neither"
     )
-    _colour_bar(figure, image, "abundance (fraction)", extend=extend)
+    colour_bar(figure, image, "abundance (fraction)", extend=extend)
     return figure
 
 
@@ -85,14 +69,14 @@ def endmember_curves(library: SpectralLibrary, *, unit: str = "reflectance", tit
     Returns:
         The figure.
     """
-    figure = _figure(7.4, 3.5)
+    figure = figure_of(7.4, 3.5)
     axis = figure.add_axes((0.085, 0.135, 0.66, 0.775))
     names = library.names or tuple(f"endmember {i + 1}" for i in range(len(library)))
     for i, row in enumerate(np.asarray(library.spectra, dtype=np.float64)):
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[(i // len(PALETTE)) % len(DASHES)]
-        x, y = _broken(library.axis, row, library.good_bands)
-        axis.plot(x, y, color=colour, ls=dash, lw=1.4, label=_short(names[i]))
-    _tidy(axis, "band" if library.axis is None else library.axis.label, unit, title)
+        x, y = broken(library.axis, row, library.good_bands)
+        axis.plot(x, y, color=colour, ls=dash, lw=1.4, label=short(names[i]))
+    tidy(axis, "band" if library.axis is None else library.axis.label, unit, title)
     handles, labels = axis.get_legend_handles_labels()
     columns = 1 if len(labels) <= 16 else 2
     figure.legend(
@@ -149,7 +133,7 @@ def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "
     if len(scene.shape) != 2:
         return _spread(scene, title)
     picture, how = composite(scene, percentile=percentile, limit=LIMIT)
-    figure, (axis,) = _grid(1, picture.shape[0] / picture.shape[1], title="", bar=False, panel=3.3)
+    figure, (axis,) = grid(1, picture.shape[0] / picture.shape[1], title="", bar=False, panel=3.3)
     axis.imshow(picture, interpolation="nearest")
     axis.set_title(title or how, fontsize=TEXT + 0.5, loc="left", pad=4, color=INK)
     return figure
@@ -196,7 +180,7 @@ def fits(
     if baseline is not None:
         fitted += np.stack([np.asarray(solution.fitted)[place] for place in places]) @ np.asarray(baseline)
     width = 2.75
-    figure = _figure(width * len(chosen) + 0.3, 3.5)
+    figure = figure_of(width * len(chosen) + 0.3, 3.5)
     left, span = 0.72 / figure.get_figwidth(), (width - 0.62) / figure.get_figwidth()
     for i, (place, title) in enumerate(zip(places, titles, strict=True)):
         x0 = left + i * width / figure.get_figwidth()
@@ -205,7 +189,7 @@ def fits(
                              (lower, ((measured[i] - fitted[i], PALETTE[0], 1.0),))):  # fmt: skip
             for y, colour, lw in curves:
                 axis.plot(
-                    *_broken(scene.axis, y, scene.good_bands),
+                    *broken(scene.axis, y, scene.good_bands),
                     color=colour,
                     lw=lw,
                     alpha=0.45 if lw > 2 else 1,
@@ -214,9 +198,9 @@ def fits(
         floor = 0.02 * float(np.nanmax(np.abs(fitted[i])))
         lower.axhspan(-floor, floor, color="#f0f0f0", lw=0)  # so that rounding noise does not fill the panel
         where = _place(scene, place)
-        _tidy(upper, "", scene.unit if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
+        tidy(upper, "", scene.unit if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
         upper.set_xticklabels([])
-        _tidy(lower, "band" if scene.axis is None else scene.axis.label, "residual" if i == 0 else "", "")
+        tidy(lower, "band" if scene.axis is None else scene.axis.label, "residual" if i == 0 else "", "")
     handles = [upper.plot([], [], color=c, lw=w, alpha=a)[0] for c, w, a in ((INK, 2.4, 0.45), (PALETTE[1], 1.1, 1))]
     figure.legend(
         handles,
@@ -230,55 +214,10 @@ def fits(
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """An empty white figure, sizes in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, facecolor="white")
-
-
-def _grid(
-    count: int, aspect: float, *, title: str, bar: bool = True, panel: float = 0.0
-) -> tuple["Figure", list["Axes"]]:
-    """A figure of ``count`` frameless panels of height/width ``aspect``, with room for a colour bar."""
-    columns = min(count, 3 if count in (3, 5, 6, 9) or aspect < 0.7 else 4)
-    rows = -(-count // columns)
-    width = panel or {1: 3.3, 2: 3.0, 3: 2.35}.get(columns, 1.85)
-    shown = min(max(aspect, 0.25), 2.5)
-    width = min(width, 3.6 / shown)  # a tall scene shall not be taller than a screen
-    height, head, right = width * shown, 0.3, 0.85 if bar else 0.1
-    top = 0.3 if title else 0.0
-    total_w = max(0.1 + columns * (width + 0.12) + right, 2.6)  # a title fits over one narrow panel
-    total_h = top + rows * (height + head) + 0.1
-    figure = _figure(total_w, total_h)
-    axes = []
-    for i in range(count):
-        x, y = 0.1 + (i % columns) * (width + 0.12), total_h - top - (i // columns + 1) * (height + head)
-        axis = figure.add_axes((x / total_w, y / total_h, width / total_w, height / total_h))
-        axis.set_axis_off()
-        axes.append(axis)
-    if title:
-        figure.text(0.1 / total_w, 1 - 0.08 / total_h, title, va="top", fontsize=TEXT + 2, color=INK)
-    return figure, axes
-
-
-def _colour_bar(figure: "Figure", image: Any, label: str, *, extend: str = "neither") -> None:
-    """A slim colour bar at the right edge, as high as the panels but no more than three inches."""
-    width, height = figure.get_size_inches()
-    long = min(height - 0.6, 2.6)
-    axis = figure.add_axes(
-        ((width - 0.82) / width, 0.5 - long / height / 2 - 0.1 / height, 0.13 / width, long / height)
-    )
-    bar = figure.colorbar(image, cax=axis, extend=extend)
-    bar.outline.set_visible(False)
-    bar.set_label(label, fontsize=TEXT, color=INK)
-    axis.tick_params(labelsize=TEXT - 1, length=2, color=INK, labelcolor=INK)
-
-
 def _one_map(values: np.ndarray, label: str, title: str, cmap: str, *, vmin: float, vmax: float) -> "Figure":
     """One quantity: an image with its colour bar, or a line of steps for a list of pixels."""
     if values.ndim == 1:
-        figure = _figure(4.6, 2.6)
+        figure = figure_of(4.6, 2.6)
         axis = figure.add_axes((0.15, 0.19, 0.82, 0.68))
         axis.plot(
             np.arange(values.size),
@@ -288,13 +227,13 @@ def _one_map(values: np.ndarray, label: str, title: str, cmap: str, *, vmin: flo
             marker=".",
             ms=4 if values.size < 300 else 2,
         )
-        _tidy(axis, "pixel", label, title)
+        tidy(axis, "pixel", label, title)
         return figure
     values = _thin(values)
-    figure, (axis,) = _grid(1, values.shape[0] / values.shape[1], title="", panel=3.3)
+    figure, (axis,) = grid(1, values.shape[0] / values.shape[1], title="", panel=3.3)
     image = axis.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
     axis.set_title(title, fontsize=TEXT + 0.5, pad=4, color=INK)
-    _colour_bar(figure, image, label)
+    colour_bar(figure, image, label)
     return figure
 
 
@@ -302,7 +241,7 @@ def _stacked(values: np.ndarray, names: Sequence[str], title: str) -> "Figure":
     """Shares of each endmember, stacked over the pixels of a list."""
     step = max(1, -(-values.shape[0] // 2000))
     values = np.nan_to_num(values[::step])
-    figure = _figure(7.4, 3.2)
+    figure = figure_of(7.4, 3.2)
     axis = figure.add_axes((0.085, 0.15, 0.66, 0.76))
     edges = (np.arange(values.shape[0] + 1) - 0.5) * step
     bottom = np.zeros(values.shape[0])
@@ -311,12 +250,12 @@ def _stacked(values: np.ndarray, names: Sequence[str], title: str) -> "Figure":
         axis.fill_between(
             edges, np.append(bottom, bottom[-1:]), np.append(upper, upper[-1:]), step="post",
             color=PALETTE[i % len(PALETTE)], alpha=0.9 if i < len(PALETTE) else 0.55,
-            lw=0, label=_short(name),
+            lw=0, label=short(name),
         )  # fmt: skip
         bottom = upper
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(min(0.0, float(bottom.min())), max(1.0, float(bottom.max())))
-    _tidy(axis, "pixel", "abundance (fraction)", title)
+    tidy(axis, "pixel", "abundance (fraction)", title)
     figure.legend(loc="upper left", bbox_to_anchor=(0.755, 0.92), frameon=False, fontsize=TEXT, borderaxespad=0)
     return figure
 
@@ -327,41 +266,14 @@ def _spread(scene: Scene, title: str) -> "Figure":
     if scene.nodata is not None:
         spectra = np.where(spectra == scene.nodata, np.nan, spectra)
     low, mean, high = np.nanpercentile(spectra, (5, 50, 95), axis=0)
-    figure = _figure(4.6, 2.8)
+    figure = figure_of(4.6, 2.8)
     axis = figure.add_axes((0.15, 0.18, 0.82, 0.7))
-    x, upper = _broken(scene.axis, high, scene.good_bands)
-    axis.fill_between(x, _broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0)
-    axis.plot(*_broken(scene.axis, mean, scene.good_bands), color=PALETTE[0], lw=1.4)
+    x, upper = broken(scene.axis, high, scene.good_bands)
+    axis.fill_between(x, broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0)
+    axis.plot(*broken(scene.axis, mean, scene.good_bands), color=PALETTE[0], lw=1.4)
     label = "band" if scene.axis is None else scene.axis.label
-    _tidy(axis, label, scene.unit, title or f"median and 5–95 % of {scene.shape[0]} spectra")
+    tidy(axis, label, scene.unit, title or f"median and 5–95 % of {scene.shape[0]} spectra")
     return figure
-
-
-def _tidy(axis: "Axes", xlabel: str, ylabel: str, title: str) -> None:
-    """Labels, a light grid, and no box."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#ececec", lw=0.6)
-    axis.set_axisbelow(True)
-    axis.tick_params(labelsize=TEXT - 1, length=2.5, color=INK, labelcolor=INK)
-    axis.set_xlabel(xlabel, fontsize=TEXT, color=INK)
-    axis.set_ylabel(ylabel, fontsize=TEXT, color=INK)
-    axis.set_title(title, fontsize=TEXT + 0.5, loc="left", color=INK, pad=5)
-
-
-def _broken(spectral_axis: SpectralAxis | None, values: np.ndarray, good_bands: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Band positions in rising order and their values, with NaN where a line must break."""
-    x = np.arange(1.0, values.size + 1) if spectral_axis is None else np.asarray(spectral_axis.centers, np.float64)
-    y = values if good_bands is None else np.where(np.asarray(good_bands), values, np.nan)
-    order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
-    steps = np.diff(x)
-    if steps.size < 3:
-        return x, y
-    # A gap is a step three times wider than each of its two neighbours on either side.
-    padded = np.pad(steps, 2)
-    near = np.max([padded[:-4], padded[1:-3], padded[3:-1], padded[4:]], axis=0)
-    gaps = np.flatnonzero(steps > 3 * near) + 1
-    return np.insert(x, gaps, x[gaps - 1]), np.insert(y, gaps, np.nan)
 
 
 def _thin(image: np.ndarray) -> np.ndarray:
@@ -374,9 +286,3 @@ def _place(scene: Scene, place: Sequence[Any]) -> str:
     """Where a pixel is, in words; the only one of its scene is nowhere."""
     words = () if scene.shape == (1,) else ("row", "column") if len(scene.shape) == 2 else ("pixel",)
     return "".join(f"{word} {int(k)}, " for word, k in zip(words, place, strict=False))
-
-
-def _short(name: str, limit: int = 26) -> str:
-    """A name that fits over a panel; dollar signs are not mathematics."""
-    text = name if len(name) <= limit else name[: limit - 1] + "…"
-    return text.replace("$", r"\$")

@@ -1,0 +1,18 @@
+"""Figures of scenes, results and fits, as matplotlib `Figure` objects.
+
+Nothing here touches pyplot or any global state: save a figure with ``figure.savefig(path)``.
+"""
+
+from unmix_jax.plots.dispersion import fitted_mineral, fitted_minerals
+from unmix_jax.plots.unmixing import abundance_maps, endmember_curves, false_colour, fits, gap_map, residual_map
+
+__all__ = [
+    "abundance_maps",
+    "endmember_curves",
+    "false_colour",
+    "fits",
+    "fitted_mineral",
+    "fitted_minerals",
+    "gap_map",
+    "residual_map",
+]

@@ -1,0 +1,110 @@
+"""Unmix a scene from files to a report: the work of ``unmix-jax unmix``, and what it shares with other commands."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from unmix_jax import driver
+from unmix_jax.endmembers import extraction
+from unmix_jax.endmembers.subspace import Counts, count_endmembers
+from unmix_jax.report import write_run_report
+from unmix_jax.results import Results, check_folder, write_results
+from unmix_jax.scenes.library import match
+from unmix_jax.scenes.opening import open_library, open_scene
+from unmix_jax.scenes.scene import Scene, SpectralLibrary
+from unmix_jax.solvers import least_squares
+from unmix_jax.terminal import progress_bar
+
+__all__ = ["counts_in_words", "extract", "unmix_scene"]
+
+
+def unmix_scene(
+    options: Mapping[str, Any], *, keys: Mapping[str, str], command: str, say: Callable[[str], None]
+) -> tuple[Results, Path]:
+    """Read, find endmembers, solve, write, report.
+
+    Args:
+        options: of ``unmix-jax unmix``, by name.
+        keys: names of the project to names in a foreign file.
+        command: that ran this, for the report.
+        say: takes what is to be told before the end.
+
+    Returns:
+        The run and its report.
+
+    Raises:
+        ValueError: the folder holds another run; options that do not go together; what readers and solvers refuse.
+    """
+    if options["endmembers"] is not None and options["count"] != "auto":
+        raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
+    folder = check_folder(options["out"], overwrite=options["overwrite"])
+    stages = {"start": time.perf_counter()}
+    scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
+    stages["read"] = time.perf_counter()
+    if options["endmembers"] is None:
+        count = options["count"]
+        if count == "auto":
+            counts = count_endmembers(scene)
+            count = counts.smallest
+            say(f"How many endmembers: {counts_in_words(counts)}; {count} are taken (--count)\n")
+        library, _ = extract(scene, options["extract"], count, options["seed"])
+    else:
+        library = open_library(options["endmembers"])
+    library = match(scene, library)
+    if options["shade"] is not None and options["shade"] not in library.names:
+        raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
+    stages["endmembers"] = time.perf_counter()
+    baseline = _baseline(library, options["baseline"])
+    spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)
+    prepared = least_squares.prepare(spectra, weights=library.good_bands, baseline=baseline)
+    unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
+    with progress_bar("unmixing") as progress:
+        solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
+    stages["unmix"] = time.perf_counter()
+    ends = list(stages.values())
+    results = write_results(
+        folder,
+        solution,
+        scene,
+        endmembers=library,
+        config=options,
+        timings={stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)},
+        seed=options["seed"],
+        shade=options["shade"],
+        overwrite=options["overwrite"],
+    )
+    extracted = options["endmembers"] is None
+    report = write_run_report(
+        folder / "report.html", results, scene, command=command, extracted=extracted, baseline=baseline
+    )
+    return results, report
+
+
+def counts_in_words(counts: Counts) -> str:
+    """HySime, HFC and NWHFC in words."""
+    told = zip(("HySime", "HFC", "NWHFC"), counts, strict=True)
+    return ", ".join(f"{name} {'-' if count is None else count}" for name, count in told)
+
+
+def extract(scene: Scene, method: str, count: int, seed: int) -> tuple[SpectralLibrary, list[list[str]]]:
+    """Endmembers of a scene as a library, and a row of text for each: its name and where it was found."""
+    found = getattr(extraction, method)(jax.random.key(seed), scene, count)
+    names = tuple(f"endmember {i + 1}" for i in range(count))
+    places = np.unravel_index(np.asarray(found.indices), scene.shape)
+    rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
+    return SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands), rows
+
+
+def _baseline(library: SpectralLibrary, degree: int | None) -> Any:
+    """Polynomial columns over the bands, or None."""
+    if degree is None:
+        return None
+    axis = library.axis
+    return least_squares.polynomial_baseline(
+        np.arange(library.spectra.shape[1]) if axis is None else axis.centers, degree
+    )
