@@ -11,7 +11,7 @@ The mean squared errors are those of emissivity, over the tabulated wavenumbers 
 `k_rmse` compare the optical constants themselves, which the fit never saw: emissivity does not fix them where it is
 near one, and where the tables are not consistent with causality nothing can.
 
-Expected: nk_mse_mean about 2e-5.
+Expected: nk_mse_mean about 1.7e-5. `nk_cpu_s` is mostly compilation: the tables differ in their number of bands.
 """
 
 import time
@@ -123,7 +123,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
         save_dispersion(
             config.library,
             names,
-            library,
+            jax.tree.map(lambda leaf: np.asarray(leaf, np.float32) if leaf.dtype != bool else leaf, library),
             source="nk_minerals (refractiveindex.info, CC0; the tables and their references are in index.csv)",
             command=f"python experiments/nk_mineral_library.py --library {config.library}",
             range_cm1=list(RANGE),

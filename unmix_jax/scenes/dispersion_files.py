@@ -71,6 +71,7 @@ def save_dispersion(path: str | Path, names: Sequence[str], dispersion: Dispersi
         text = json.dumps(content, indent=1, default=_plain, allow_nan=False, ensure_ascii=False)
         _parse(json.loads(text))
     part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(text + "\n", encoding="utf-8")
     os.replace(part, path)
     return path

@@ -24,17 +24,17 @@ def emissivity_noise_std(
     nesr: Real[ArrayLike, "*#shape"],
     downwelling: Float[ArrayLike, "*#shape"] = 0.0,
 ) -> Float[Array, "*shape"]:
-    r"""Standard deviation of emissivity that was divided out of a noisy radiance.
+    """Standard deviation of emissivity that was divided out of a noisy radiance.
 
-    $\sigma_\epsilon(\nu) = \sigma_L / |B(\nu, T) - L_\downarrow|$
+    σ_ε(ν) = σ_L / |B(ν, T) − L↓|
 
-    The reference prints the variance as $\sigma_L^2 / B$; dividing a radiance by B divides its variance by
-    $B^2$, and that is what is computed. The temperature is taken as known.
+    The reference prints the variance as σ_L² / B; dividing a radiance by B divides its variance by B², and that is
+    what is computed. The temperature is taken as known.
 
     Args:
         wavenumber: cm⁻¹.
         temperature: of the surface, K.
-        nesr: noise-equivalent spectral radiance $\sigma_L$, W m⁻² sr⁻¹ (cm⁻¹)⁻¹: one for all bands, or one
+        nesr: noise-equivalent spectral radiance σ_L, W m⁻² sr⁻¹ (cm⁻¹)⁻¹: one for all bands, or one
             for each (`nesr_from_nedt`).
         downwelling: radiance that falls on the surface and is taken out with it, in the unit of `nesr`.
 
@@ -56,9 +56,9 @@ def nesr_from_nedt(
     temperature: Real[ArrayLike, "*#shape"],
     nedt: Real[ArrayLike, "*#shape"],
 ) -> Float[Array, "*shape"]:
-    r"""Radiance noise of a sensor whose noise is given as a temperature difference.
+    """Radiance noise of a sensor whose noise is given as a temperature difference.
 
-    $\mathrm{NESR}(\nu) = \mathrm{NE\Delta T} \cdot \partial B / \partial T(\nu, T)$
+    NESR(ν) = NEΔT · ∂B/∂T(ν, T)
 
     Args:
         wavenumber: cm⁻¹.
@@ -78,10 +78,9 @@ def nesr_from_nedt(
 
 
 def snr_std(spectra: Float[Any, "*pixel band"], snr: Real[ArrayLike, ""]) -> Float[Array, ""]:
-    r"""Standard deviation of white noise that gives a scene a signal-to-noise ratio.
+    """Standard deviation of white noise that gives a scene a signal-to-noise ratio.
 
-    $\mathrm{SNR} = 10 \log_{10}(\mathrm{E}\|x\|^2 / \mathrm{E}\|n\|^2)$, so
-    $\sigma = \sqrt{\mathrm{mean}(x^2)} \cdot 10^{-\mathrm{SNR}/20}$
+    SNR = 10 log₁₀(E‖x‖² / E‖n‖²), so σ = √mean(x²) · 10^(−SNR/20).
 
     The means run over the whole scene, so that all its pixels and bands get the same noise and dark pixels
     have a lower ratio of their own; `jax.vmap` gives each pixel the same ratio instead.
