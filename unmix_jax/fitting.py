@@ -25,7 +25,7 @@ from unmix_jax.scenes.writers import library_names, write_library
 __all__ = ["FittedLibrary", "fit_library", "in_wavenumber", "summary"]
 
 PARAMETERS, ARRAYS, MODELLED, OVERVIEW, PLOTS = "parameters.json", "fit.npz", "modelled.sli", "overview.png", "plots"
-NO_VIBRATION = 3800.0  # cm⁻¹: the fundamental vibrations of minerals lie below
+VIBRATIONS = 100.0, 3800.0  # cm⁻¹: where the fundamental vibrations of minerals mostly lie
 FAMILIES = ("frequency", "damping", "strength", "epsilon_inf", "weights")
 DPI = 130
 
@@ -50,7 +50,8 @@ class FittedLibrary:
 def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None = None) -> SpectralLibrary:
     """The library in increasing wavenumber, with NaN for all that is missing.
 
-    Missing are NaN, exact zeros, no-data and bands that the library marks bad.
+    Missing are NaN, exact zeros, no-data and bands that the library marks bad. Warns where no band lies among the
+    vibrations of minerals: the unit of the axis may be wrong.
 
     Args:
         library: with an axis in any unit and order.
@@ -60,22 +61,20 @@ def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None =
         The library without `good_bands`: NaN says it all.
 
     Raises:
-        ValueError: no axis; wavenumbers where minerals have no vibrations, which says that the unit is wrong; repeated
-            ones; a window that is empty or holds no band.
+        ValueError: no axis; repeated wavenumbers; a window that is empty or holds no band.
     """
     if library.axis is None:
         raise ValueError("the library names no wavelengths, so it has no wavenumbers to fit at")
     order = np.argsort(np.asarray(library.axis.to("cm-1").centers), kind="stable")
     waves = np.asarray(library.axis.to("cm-1").centers, np.float64)[order]
     extent = f"{waves[0]:g} to {waves[-1]:g} cm⁻¹"
-    if waves[-1] < 100 or waves[0] > 5000:
-        raise ValueError(
-            f"the library covers {extent}, where minerals have no vibrations: if its axis is not in "
-            f"{library.axis.unit.replace('-1', '⁻¹')}, say in what (--unit)"
+    check_wavenumber(waves, known=True)
+    if waves[-1] < VIBRATIONS[0] or waves[0] > VIBRATIONS[1]:
+        warnings.warn(
+            f"the library covers {extent}; vibrations of minerals lie mostly from {VIBRATIONS[0]:g} to "
+            f"{VIBRATIONS[1]:g}. Is the unit of its axis right (--unit)?",
+            stacklevel=2,
         )
-    check_wavenumber(waves)
-    if waves[0] > NO_VIBRATION:
-        warnings.warn(f"the library covers {extent}; vibrations of minerals lie below {NO_VIBRATION:g}", stacklevel=2)
     low, high = window or (waves[0], waves[-1])
     if window and not low < high:
         raise ValueError(f"a range is LOW HIGH in cm⁻¹, such as 400 1400, got {low:g} {high:g}")
@@ -243,11 +242,12 @@ def _outcomes(
     """
     size = 1 if jax.default_backend() == "cpu" else len(spectra)
     waiting = [np.arange(i, min(i + size, len(spectra))) for i in range(0, len(spectra), size)]
+    axis = SpectralAxis(waves, unit="cm-1")  # with its unit: near infrared looks like nm
     done = 0
     while waiting:
         rows = waiting.pop(0)
         try:
-            outcome: DispersionFit | str = fit_dispersion(spectra[rows], waves, **options)
+            outcome: DispersionFit | str = fit_dispersion(spectra[rows], axis, **options)
         except ValueError as error:
             if len(rows) > 1:
                 waiting[:0] = [rows[i : i + 1] for i in range(len(rows))]

@@ -13,6 +13,7 @@ from unmix_jax.endmembers.dispersion_fit import fit_dispersion
 from unmix_jax.endmembers.oscillators import Target, covariance, drop, flat, refine, restore, weighted
 from unmix_jax.physics.box import Box
 from unmix_jax.physics.dispersion import from_axes
+from unmix_jax.scenes.scene import SpectralAxis
 
 BANDS = np.arange(400.0, 1401.0, 4.0)
 OPTIONS = {"count": 4, "starts": 2}  # the same shapes in every test: few compilations
@@ -187,6 +188,35 @@ def test_float64_goes_to_rounding():
     assert_close(np.stack([frequency, damping, strength])[:, strong], truth)
 
 
+def test_near_infrared_needs_a_unit():
+    waves = 15 * BANDS  # 6000 to 21000 cm⁻¹
+    spectrum = oracle([(1.0, 2.3, [(12000.0, 0.03, 0.05)])], waves).astype(np.float32)
+    with pytest.raises(ValueError, match=r"look like wavelengths in nm.*SpectralAxis"):
+        fit_dispersion(spectrum, waves, axes=(1,), **OPTIONS)
+    fit = fit_dispersion(spectrum, SpectralAxis(waves, unit="cm-1"), axes=(1,), **OPTIONS)
+    strongest = np.argmax(np.where(fit.dispersion.active, fit.dispersion.strength, 0.0))
+    assert abs(float(fit.dispersion.frequency[0, strongest]) - 12000.0) < 1.0
+    assert float(fit.mse) < 1e-9
+
+
+def test_least_linewidth_is_that_of_the_sampling_unless_given():
+    truth = [(801.0, 1.5 / 801.0, 0.05), (950.0, 0.05, 0.3)]  # the first is narrower than 4 cm⁻¹
+    spectrum = oracle([(1.0, 2.3, truth)]).astype(np.float32)
+    whole, fine, coarse = (
+        fit_dispersion(spectrum, BANDS, axes=(1,), linewidth=width, **OPTIONS) for width in (None, 0.5, 60.0)
+    )
+    for fit, least in ((whole, 4.0), (fine, 0.5), (coarse, 60.0)):
+        active = np.asarray(fit.dispersion.active)
+        widths = np.asarray(fit.dispersion.damping * fit.dispersion.frequency)[active]
+        assert widths.min() >= least * (1 - 1e-5)
+    assert float(whole.mse) > 1e-5
+    assert float(fine.mse) < 1e-11
+    (frequency, damping, _), _ = oscillators(jax.tree.map(lambda leaf: leaf[None], fine), 0)
+    nearest = np.argmin(np.abs(frequency - 801.0))
+    np.testing.assert_allclose(frequency[nearest], 801.0, atol=0.05)
+    np.testing.assert_allclose(damping[nearest] * frequency[nearest], 1.5, rtol=0.01)
+
+
 def small_problem():
     """A mineral of two axes with padding, and a target whose minimum is elsewhere, in float64."""
     mineral = from_axes([[520.0, 1080.0], [700.0]], [[0.05, 0.03], [0.04]], [[0.4, 0.3], [0.3]], [2.3, 2.4], [0.4, 0.6])
@@ -269,6 +299,8 @@ BAD = {
     "l1": ((GOOD, BANDS), {"l1": -1.0}, "l1 must not be negative"),
     "penalty": ((GOOD, BANDS), {"penalty": -1.0}, "penalty"),
     "bounds": ((GOOD, BANDS), {"bounds": {"gamma": (0, 1)}}, "bounds are for frequency"),
+    "linewidth": ((GOOD, BANDS), {"linewidth": 0.0}, "least linewidth must be above zero"),
+    "negative linewidth": ((GOOD, BANDS), {"linewidth": -4.0}, "least linewidth must be above zero"),
     "empty box": ((GOOD, BANDS), {"bounds": {"damping": (1.0, 0.5)}}, "bounds of damping"),
     "no spectrum": ((np.zeros((0, 251), np.float32), BANDS), {}, "no spectrum"),
 }

@@ -80,11 +80,11 @@ def fit_dispersion(
     key: Key[Array, ""] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DispersionFit:
-    r"""Fit the dispersion model to emissivity spectra.
+    """Fit the dispersion model to emissivity spectra.
 
-    Minimises $\frac{1}{\sum w} \sum_b w_b (e_b - \hat e_b)^2 + \lambda \sum_k S_k$ over the box, finally without the L1
-    term. Numbers of oscillators and axes are those with the least $n \ln \mathrm{MSE} + P \ln n$ (BIC) for n bands and
-    P parameters: three per oscillator, one permittivity per axis, all weights but one.
+    Minimises Σ_b w_b (e_b − ê_b)² / Σ_b w_b + λ Σ_k S_k over the box, finally without the L1 term. Numbers of
+    oscillators and axes are those with the least n ln MSE + P ln n (BIC) for n bands and P parameters: three per
+    oscillator, one permittivity per axis, all weights but one.
 
     Args:
         spectra: emissivity; NaN is ignored. An array of spectra is fitted in one call.
@@ -95,11 +95,11 @@ def fit_dispersion(
         start: where the search begins: "curvature" adds oscillators where the spectrum asks for them, one after the
             other; "many" thins out 50, spread over all bands.
         starts: independent searches per spectrum and number of axes; the first is without chance.
-        l1: the price $\lambda$ of strength during the search.
-        penalty: price of a parameter in the criterion; None: $\ln n$ (BIC); 2 is AIC.
+        l1: the price λ of strength during the search.
+        penalty: price of a parameter in the criterion; None: ln n (BIC); 2 is AIC.
         weights: of the bands, 0 to ignore one; [band], or [*batch band] for each spectrum its own.
-        bounds: (least, greatest) per name of `Dispersion`, cm⁻¹ for the frequency. By default
-            frequencies from $0.85\, w_{min}$ to $1.15\, w_{max}$, damping to 3, strength to 30, epsilon_inf 1 to 8,
+        bounds: (least, greatest) per name of `Dispersion`, cm⁻¹ for the frequency. By default frequencies from 0.85
+            times the least to 1.15 times the greatest wavenumber, damping to 3, strength to 30, epsilon_inf 1 to 8,
             weights from 0.02.
         linewidth: least linewidth of an oscillator, cm⁻¹; None: the sampling step, below which noise would be fitted.
         key: random key of the later starts.
@@ -112,9 +112,8 @@ def fit_dispersion(
         ValueError: wavenumbers that descend or are wavelengths, shapes that disagree, values that are no emissivity,
             negative weights, a spectrum with fewer good bands than parameters, or options out of range.
 
-    References:
-        Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
-        model", ECCV 2020, eq. 6 and section 3.
+    Reference:
+        Janiczek et al. 2020, eq. 6 and section 3, arXiv:2007.05996.
     """
     wavenumber = _bands(wavenumber)
     values, good, lead = _read(spectra, wavenumber, weights)

@@ -215,10 +215,10 @@ def grow(
     offers: Candidates,
     count: int,
 ) -> Dispersion:
-    r"""Minerals with one oscillator more, the most promising ones.
+    """Minerals with one oscillator more, the most promising ones.
 
     With d the derivative of the spectrum with respect to the strength of a candidate at zero and d' what of d the
-    parameters so far cannot do, the squares fall by $(d' \cdot r)^2 / d' \cdot d'$ in the linear model (a score test).
+    parameters so far cannot do, the squares fall by (d'·r)² / (d'·d') in the linear model (a score test).
 
     Args:
         mineral: where the fit stands.
@@ -300,10 +300,10 @@ def drop(
     heat: Float[Array, ""],
     count: int,
 ) -> Dispersion:
-    r"""Minerals with one oscillator less, those that should cost least.
+    """Minerals with one oscillator less, those that should cost least.
 
-    Without oscillator k the squares rise by $S_k^2 / (H^{-1})_{S_k S_k}$ in the linear model. An oscillator of the same
-    axis within a linewidth inherits the strength: the two are merged.
+    Without oscillator k the squares rise by S_k² over its diagonal entry of H⁻¹ in the linear model, H being the
+    Gauss-Newton matrix. An oscillator of the same axis within a linewidth inherits the strength: the two are merged.
 
     Args:
         mineral: where the fit stands.
@@ -336,7 +336,7 @@ def drop(
             mineral.active.at[axis, which].set(last),
         )
 
-    return jax.vmap(without)(jnp.argsort(rises)[:count])
+    return jax.vmap(without)(jnp.resize(jnp.argsort(rises), (count,)))  # a few places more than once
 
 
 def prices(mineral: Dispersion, slopes: Float[Array, "parameter band"]) -> Float[Array, "axis oscillator"]:

@@ -40,9 +40,9 @@ class Box(eqx.Module):
 
 
 def to_unit(box: Box, parameters: PyTree) -> PyTree:
-    r"""Coordinates of parameters in their box.
+    """Coordinates of parameters in their box.
 
-    $u = (p - l) / (u - l)$, 0 where both bounds are the same.
+    u = (p − l) / (h − l) with the bounds l and h, 0 where they are the same.
 
     Args:
         box: bounds in the units of the parameters.
@@ -65,7 +65,7 @@ def to_unit(box: Box, parameters: PyTree) -> PyTree:
 def from_unit(box: Box, unit: PyTree) -> PyTree:
     """Parameters at coordinates of their box: the inverse of `to_unit`, exact at both ends.
 
-    $p = (1 - u) l + u h$ with the bounds l and h.
+    p = (1 − u) l + u h with the bounds l and h.
 
     Args:
         box: bounds in the units of the parameters.
@@ -116,10 +116,10 @@ def box_around(
     epsilon_inf: float = 1e-4,
     weights: float = 1e-4,
 ) -> Box:
-    r"""The box around a fitted mineral, or a library of them, by a relative tolerance for each kind of parameter.
+    """The box around a fitted mineral, or a library of them, by a relative tolerance for each kind of parameter.
 
-    $p_0 (1 \pm t)$, within what is physical: damping at least $10^{-6}$, strength and weights not below zero, weights
-    not above and `epsilon_inf` not below one. The box holds $p_0$ even where that is not physical. Padding is held.
+    p (1 ± t), within what is physical: damping at least 1e-6, strength and weights not below zero, weights not above
+    and `epsilon_inf` not below one. The box holds p even where that is not physical. Padding is held.
 
     Args:
         dispersion: the centre of the box.
@@ -132,9 +132,8 @@ def box_around(
     Raises:
         ValueError: a tolerance below zero or NaN.
 
-    References:
-        Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
-        model", ECCV 2020, section 4.
+    Reference:
+        Janiczek et al. 2020, section 4, arXiv:2007.05996.
     """
     tolerances = {
         "frequency": frequency,
@@ -157,18 +156,17 @@ def box_around(
 
 
 def default_box(wavenumber: Float[Any, "band"], dispersion: Dispersion) -> Box:
-    r"""The box for a mineral of which nothing is known.
+    """The box for a mineral of which nothing is known.
 
-    Frequencies from $0.85\, w_{min}$ to $1.15\, w_{max}$, damping from $10^{-6}$ and strength from $10^{-7}$ to 3,
-    `epsilon_inf` from 1 to 8, weights from 0 to 1. Padding is held.
+    Frequencies from 0.85 times the least to 1.15 times the greatest wavenumber, damping from 1e-6 and strength from
+    1e-7 to 3, `epsilon_inf` from 1 to 8, weights from 0 to 1. Padding is held.
 
     Args:
         wavenumber: the bands that will be fitted, cm⁻¹.
         dispersion: gives shape, dtype and padding.
 
-    References:
-        Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
-        model", ECCV 2020, and its published code.
+    Reference:
+        Janiczek et al. 2020, arXiv:2007.05996, and its published code.
     """
     bands = jnp.asarray(wavenumber)
     given = {**BROAD, "frequency": (0.85 * jnp.min(bands), 1.15 * jnp.max(bands))}

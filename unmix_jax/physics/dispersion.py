@@ -1,11 +1,11 @@
 """Mineral spectra from physics: Lorentz oscillators, optical constants, emissivity of a surface.
 
 A crystal answers light along each of its optical axes as a set of damped oscillators. Their sum is the permittivity
-$\\varepsilon = \\theta + 2i\\varphi$, its square root the refractive index $n + ik$, and Fresnel's equations give what
-the surface reflects; what it does not reflect it emits. The axes add up by their weights.
+ε = θ + 2iφ, its square root the refractive index n + ik, and Fresnel's equations give what the surface reflects; what
+it does not reflect it emits. The axes add up by their weights.
 
-Everything is dimensionless inside: with $r = w/f$ the frequency squared cancels from each oscillator, and
-$1 - r^2 = (f - w)(f + w) / f^2$ keeps all digits near the resonance. Nothing of what follows subtracts numbers that are
+Everything is dimensionless inside: with r = w/f the frequency squared cancels from each oscillator, and
+1 − r² = (f − w)(f + w) / f² keeps all digits near the resonance. Nothing of what follows subtracts numbers that are
 nearly equal, so float32 is enough, and derivatives are finite wherever damping is.
 """
 
@@ -40,7 +40,7 @@ MICROMETRE, NANOMETRE = 100.0, 5000.0  # cm^-1: an axis wholly below or above is
 
 
 class Dispersion(eqx.Module):
-    r"""Lorentz oscillators of a mineral along its crystal axes; called with wavenumbers it gives the emissivity.
+    """Lorentz oscillators of a mineral along its crystal axes; called with wavenumbers it gives the emissivity.
 
     Leading axes hold many minerals (see `stack`). An oscillator that is not `active` is padding: it adds exactly
     nothing and its derivatives are exactly zero, whatever its numbers. So is an axis of weight zero without any
@@ -49,7 +49,7 @@ class Dispersion(eqx.Module):
     Attributes:
         frequency: resonance, cm⁻¹.
         damping: linewidth divided by the frequency, above zero.
-        strength: $S = 4\pi\rho$, dimensionless, not below zero.
+        strength: S = 4πρ, dimensionless, not below zero.
         epsilon_inf: permittivity far above all resonances.
         weights: share of each axis in the spectrum; they should sum to one.
         active: False for padding.
@@ -70,20 +70,19 @@ class Dispersion(eqx.Module):
 def permittivity(
     dispersion: Dispersion, wavenumber: Float[Any, "band"]
 ) -> tuple[Float[Array, "*batch axis band"], Float[Array, "*batch axis band"]]:
-    r"""Complex permittivity along each crystal axis.
+    """Complex permittivity along each crystal axis.
 
-    $\varepsilon = \theta + 2i\varphi = \varepsilon_\infty + \sum_k S_k f_k^2 / (f_k^2 - w^2 - i \gamma_k f_k w)$
+    ε = θ + 2iφ = ε∞ + Σ_k S_k f_k² / (f_k² − w² − i γ_k f_k w)
 
     Args:
         dispersion: the oscillators.
         wavenumber: cm⁻¹, above zero, in any order.
 
     Returns:
-        $\theta$, the real part, and $\varphi$, half the imaginary part.
+        θ, the real part, and φ, half the imaginary part.
 
-    References:
-        Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
-        model", ECCV 2020, eq. 2-3.
+    Reference:
+        Janiczek et al. 2020, eq. 2-3, arXiv:2007.05996.
     """
     wavenumber = jnp.asarray(wavenumber)
     epsilon_inf = jnp.where(used_axes(dispersion), dispersion.epsilon_inf, 1.0)
@@ -122,16 +121,16 @@ def _oscillations(oscillators: Sequence[Array], wavenumber: Array) -> tuple[Arra
 def refractive_index(
     dispersion: Dispersion, wavenumber: Float[Any, "band"]
 ) -> tuple[Float[Array, "*batch axis band"], Float[Array, "*batch axis band"]]:
-    r"""Refractive index and extinction coefficient along each crystal axis.
+    """Refractive index and extinction coefficient along each crystal axis.
 
-    $n + ik = \sqrt{\varepsilon}$, that is $n^2 - k^2 = \theta$ and $nk = \varphi$
+    n + ik = √ε, that is n² − k² = θ and nk = φ
 
     Args:
         dispersion: the oscillators.
         wavenumber: cm⁻¹, above zero, in any order.
 
     Returns:
-        $n$ and $k$, dimensionless, not below zero.
+        n and k, dimensionless, not below zero.
     """
     return refract(*permittivity(dispersion, wavenumber))
 
@@ -143,10 +142,9 @@ def emissivity(
     angle: float | Float[Array, ""] | None = None,
     polarisation: str | None = None,
 ) -> Float[Array, "*batch band"]:
-    r"""Emissivity of a smooth surface, the mean over the crystal axes.
+    """Emissivity of a smooth surface, the mean over the crystal axes.
 
-    $e = \sum_x \alpha_x (1 - |r_x|^2)$ with Fresnel's $r_x$ (see `physics.fresnel`); each axis counts as an isotropic
-    medium.
+    e = Σ_x α_x (1 − |r_x|²) with Fresnel's r_x (see `physics.fresnel`); each axis counts as an isotropic medium.
 
     Args:
         dispersion: the oscillators.
@@ -157,9 +155,8 @@ def emissivity(
     Returns:
         Between 0 and 1 where the weights sum to one; an array of minerals is rendered at once.
 
-    References:
-        Janiczek et al., "Differentiable programming for hyperspectral unmixing using a physics-based dispersion
-        model", ECCV 2020, eq. 1-5.
+    Reference:
+        Janiczek et al. 2020, eq. 1-5, arXiv:2007.05996.
     """
     passed = transmittance(*permittivity(dispersion, wavenumber), angle=angle, polarisation=polarisation)
     return _mean_over_axes(dispersion, passed)
@@ -172,9 +169,9 @@ def reflectance(
     angle: float | Float[Array, ""] | None = None,
     polarisation: str | None = None,
 ) -> Float[Array, "*batch band"]:
-    r"""Specular reflectance of a smooth surface, the mean over the crystal axes.
+    """Specular reflectance of a smooth surface, the mean over the crystal axes.
 
-    $R = \sum_x \alpha_x |r_x|^2$, one minus the emissivity where the weights sum to one. Arguments as for `emissivity`.
+    R = Σ_x α_x |r_x|², one minus the emissivity where the weights sum to one. Arguments as for `emissivity`.
     """
     passed = transmittance(*permittivity(dispersion, wavenumber), angle=angle, polarisation=polarisation)
     return _mean_over_axes(dispersion, 1 - passed)
@@ -192,11 +189,9 @@ def _mean_over_axes(dispersion: Dispersion, spectra: Array) -> Array:
 
 
 def jacobian(dispersion: Dispersion, wavenumber: Float[Any, "band"]) -> tuple[Float[Array, "*batch band"], Dispersion]:
-    r"""Emissivity at normal incidence and its derivatives with respect to every parameter.
+    """Emissivity at normal incidence and its derivatives with respect to every parameter.
 
-    A band feels an oscillator through the permittivity of its axis alone,
-    $\partial e / \partial f_k = \partial e / \partial \theta \; \partial \theta / \partial f_k +
-    \partial e / \partial \varphi \; \partial \varphi / \partial f_k$,
+    A band feels an oscillator through the permittivity of its axis alone, ∂e/∂f_k = ∂e/∂θ ∂θ/∂f_k + ∂e/∂φ ∂φ/∂f_k,
     so that time and memory are those of the result. `jax.jacfwd` would need that once more for each parameter.
 
     Args:

@@ -1,7 +1,7 @@
 """What a smooth surface lets through, from the permittivity of the medium behind it (vacuum or air before it).
 
-The permittivity is $\\varepsilon = \\theta + 2i\\varphi$. No nearly equal numbers are subtracted: also where almost
-everything is reflected ($\\theta < 0$, $\\varphi \\to 0$) float32 keeps its digits and derivatives stay finite.
+The permittivity is ε = θ + 2iφ. No nearly equal numbers are subtracted: also where almost everything is reflected
+(θ < 0, φ → 0) float32 keeps its digits and derivatives stay finite.
 """
 
 from typing import Any
@@ -17,17 +17,16 @@ SMALLEST = 1e-30  # least squared permittivity: its root has no derivative at ze
 def refract(
     theta: Float[Any, "*shape"], phi: Float[Any, "*shape"]
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-    r"""Refractive index and extinction coefficient of a permittivity.
+    """Refractive index and extinction coefficient of a permittivity.
 
-    $n + ik = \sqrt{\theta + 2i\varphi}$: first the greater of the two, which is a sum, then the other one from
-    $nk = \varphi$
+    n + ik = √(θ + 2iφ): first the greater of the two, which is a sum, then the other one from nk = φ.
 
     Args:
         theta: real part of the permittivity.
         phi: half its imaginary part, not below zero.
 
     Returns:
-        $n$ and $k$, dimensionless, not below zero.
+        n and k, dimensionless, not below zero.
     """
     positive = theta >= 0
     modulus = jnp.sqrt(jnp.maximum(theta**2 + 4 * phi**2, SMALLEST))
@@ -43,11 +42,10 @@ def transmittance(
     angle: float | Float[Any, ""] | None = None,
     polarisation: str | None = None,
 ) -> Float[Array, "*shape"]:
-    r"""Share of the light that a smooth surface does not reflect, by Fresnel's equations: its emissivity.
+    """Share of the light that a smooth surface does not reflect, by Fresnel's equations: its emissivity.
 
-    At normal incidence $1 - |r|^2 = 4n / ((n + 1)^2 + k^2)$. Off it, with $c$ and $s$ the cosine and sine of the angle
-    and $q = \sqrt{\varepsilon - s^2}$, $1 - |r_s|^2 = 4 c \Re q / |c + q|^2$ and
-    $1 - |r_p|^2 = 4 c \Re q\, (|q|^2 + s^2) / |\varepsilon c + q|^2$.
+    At normal incidence 1 − |r|² = 4n / ((n + 1)² + k²). Off it, with c and s the cosine and sine of the angle and
+    q = √(ε − s²), 1 − |r_s|² = 4 c Re q / |c + q|² and 1 − |r_p|² = 4 c Re q (|q|² + s²) / |εc + q|².
 
     Args:
         theta: real part of the permittivity.
@@ -61,8 +59,8 @@ def transmittance(
     Raises:
         ValueError: another polarisation.
 
-    References:
-        Born and Wolf, "Principles of Optics", 7th ed., 1.5 and 14.2.
+    Reference:
+        Born and Wolf 1999, Principles of Optics, 7th ed., 1.5 and 14.2.
     """
     if polarisation not in (None, "s", "p"):
         raise ValueError(f"polarisation is 's', 'p' or None for their mean, got {polarisation!r}")

@@ -1,13 +1,13 @@
-r"""Thermal emission: Planck radiance, brightness temperature, and emissivity out of radiance.
+"""Thermal emission: Planck radiance, brightness temperature, and emissivity out of radiance.
 
 Everything is elementwise and broadcasts as NumPy does: one temperature for all bands, or ``temperature[:, None]``
 for a column of pixels. Wavenumbers are in cm⁻¹ and their radiance in W m⁻² sr⁻¹ (cm⁻¹)⁻¹ (a thousand times what
 is printed as mW m⁻² sr⁻¹ (cm⁻¹)⁻¹); wavelengths are in nm and their radiance in W m⁻² sr⁻¹ µm⁻¹. Temperatures are
 in K. The constants are the exact ones of the SI of 2019 (CODATA 2018).
 
-Float32 is enough: a radiance is right to $(4 + x) \cdot 2.5 \cdot 10^{-7}$ of itself, where x is the exponent
-$h c \nu / k T$ (5 at 1000 cm⁻¹ and 300 K), unless it is too small for a normal number and becomes zero. A brightness
-temperature is right to 1e-6 of itself.
+Float32 is enough: a radiance is right to (4 + x) · 2.5e-7 of itself, where x is the exponent hcν / kT (5 at 1000 cm⁻¹
+and 300 K), unless it is too small for a normal number and becomes zero. A brightness temperature is right to 1e-6 of
+itself.
 """
 
 import jax
@@ -33,9 +33,9 @@ MICROMETRES_BELOW = 100  # no sensor looks only beyond 100 µm or only below 100
 
 
 def planck(wavenumber: Real[ArrayLike, "*#shape"], temperature: Real[ArrayLike, "*#shape"]) -> Float[Array, "*shape"]:
-    r"""Spectral radiance of a blackbody per wavenumber.
+    """Spectral radiance of a blackbody per wavenumber.
 
-    $B(\nu, T) = 2 h c^2 \nu^3 / (e^{x} - 1)$ with $x = h c \nu / k T$
+    B(ν, T) = 2hc²ν³ / (exp(x) − 1) with x = hcν / kT
 
     Differentiable in both arguments, with finite gradients at any positive temperature.
 
@@ -57,9 +57,9 @@ def planck(wavenumber: Real[ArrayLike, "*#shape"], temperature: Real[ArrayLike, 
 def planck_wavelength(
     wavelength: Real[ArrayLike, "*#shape"], temperature: Real[ArrayLike, "*#shape"]
 ) -> Float[Array, "*shape"]:
-    r"""Spectral radiance of a blackbody per wavelength.
+    """Spectral radiance of a blackbody per wavelength.
 
-    $B(\lambda, T) = 2 h c^2 \lambda^{-5} / (e^{x} - 1)$ with $x = h c / \lambda k T$
+    B(λ, T) = 2hc²λ⁻⁵ / (exp(x) − 1) with x = hc / λkT
 
     Args:
         wavelength: nm.
@@ -78,9 +78,9 @@ def planck_wavelength(
 def brightness_temperature(
     radiance: Float[ArrayLike, "*#shape"], wavenumber: Real[ArrayLike, "*#shape"]
 ) -> Float[Array, "*shape"]:
-    r"""Temperature of the blackbody that has this radiance per wavenumber: the inverse of `planck`.
+    """Temperature of the blackbody that has this radiance per wavenumber: the inverse of `planck`.
 
-    $T = h c \nu / (k \ln(1 + 2 h c^2 \nu^3 / L))$
+    T = hcν / (k ln(1 + 2hc²ν³ / L))
 
     Args:
         radiance: W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
@@ -99,9 +99,9 @@ def brightness_temperature(
 def brightness_temperature_wavelength(
     radiance: Float[ArrayLike, "*#shape"], wavelength: Real[ArrayLike, "*#shape"]
 ) -> Float[Array, "*shape"]:
-    r"""Temperature of the blackbody that has this radiance per wavelength: the inverse of `planck_wavelength`.
+    """Temperature of the blackbody that has this radiance per wavelength: the inverse of `planck_wavelength`.
 
-    $T = h c / (\lambda k \ln(1 + 2 h c^2 \lambda^{-5} / L))$
+    T = hc / (λk ln(1 + 2hc²λ⁻⁵ / L))
 
     Args:
         radiance: W m⁻² sr⁻¹ µm⁻¹.
@@ -123,15 +123,15 @@ def radiance(
     temperature: Real[ArrayLike, "*#shape"],
     downwelling: Float[ArrayLike, "*#shape"] = 0.0,
 ) -> Float[Array, "*shape"]:
-    r"""Radiance that leaves an opaque surface: what it emits, and what it reflects of the light from above.
+    """Radiance that leaves an opaque surface: what it emits, and what it reflects of the light from above.
 
-    $L = \epsilon B(\nu, T) + (1 - \epsilon) L_\downarrow$
+    L = ε B(ν, T) + (1 − ε) L↓
 
     Args:
         emissivity: fraction.
         wavenumber: cm⁻¹.
         temperature: of the surface, K.
-        downwelling: radiance $L_\downarrow$ that falls on it, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
+        downwelling: radiance L↓ that falls on it, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
 
     Returns:
         Radiance, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
@@ -149,15 +149,15 @@ def emissivity(
     temperature: Real[ArrayLike, "*#shape"],
     downwelling: Float[ArrayLike, "*#shape"] = 0.0,
 ) -> Float[Array, "*shape"]:
-    r"""Emissivity of an opaque surface of known temperature: the inverse of `radiance`.
+    """Emissivity of an opaque surface of known temperature: the inverse of `radiance`.
 
-    $\epsilon = (L - L_\downarrow) / (B(\nu, T) - L_\downarrow)$
+    ε = (L − L↓) / (B(ν, T) − L↓)
 
     Args:
         radiance: that leaves the surface, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
         wavenumber: cm⁻¹.
         temperature: of the surface, K.
-        downwelling: radiance $L_\downarrow$ that falls on it, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
+        downwelling: radiance L↓ that falls on it, W m⁻² sr⁻¹ (cm⁻¹)⁻¹.
 
     Returns:
         Emissivity, fraction; not finite where the surface is as bright as what it reflects, since no
@@ -171,13 +171,13 @@ def emissivity(
 
 
 def _per_wavenumber(wavenumber: ArrayLike) -> tuple[Array, Array]:
-    r"""Radiance scale $2 h c^2 \nu^3$, and $h c \nu / k$ in K."""
+    """Radiance scale 2hc²ν³, and hcν / k in K."""
     wavenumber = _axis(wavenumber, "wavenumber", "cm⁻¹")
     return FIRST * PER_CM**4 * wavenumber**3, SECOND * PER_CM * wavenumber
 
 
 def _per_wavelength(wavelength: ArrayLike) -> tuple[Array, Array]:
-    r"""Radiance scale $2 h c^2 / \lambda^5$, and $h c / \lambda k$ in K."""
+    """Radiance scale 2hc²λ⁻⁵, and hc / λk in K."""
     micrometres = 1e-3 * _axis(wavelength, "wavelength", "nm")
     return FIRST * PER_UM**4 / micrometres**5, SECOND * PER_UM / micrometres
 

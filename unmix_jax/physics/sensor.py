@@ -6,8 +6,8 @@ flat or a linear spectrum is reproduced whatever the grid, and a band narrower t
 smoothly into linear interpolation, where a sum of Gaussian values over cells would miss every sample and
 return 0/0.
 
-The sampled spectra are taken as they are: a source that was itself measured with width $f_s$ comes out with
-$\\sqrt{f_s^2 + f_t^2}$. To have a resolution of $f_t$ after all, ask for $\\sqrt{f_t^2 - f_s^2}$.
+The sampled spectra are taken as they are: a source that was itself measured with width f_s comes out with
+√(f_s² + f_t²). To have a resolution of f_t after all, ask for √(f_t² − f_s²).
 """
 
 import math
@@ -31,12 +31,12 @@ def response(
     target_centers: Float[Array, "target"],
     target_fwhm: Float[Array, "target"],
 ) -> Float[Array, "target source"]:
-    r"""Weights that turn spectra sampled at `source` into the bands of a sensor.
+    """Weights that turn spectra sampled at `source` into the bands of a sensor.
 
-    $R_{ts} = \int G_t(x) h_s(x) dx / \int G_t(x) dx$ over the range of the source, where $G_t$ is the
-    Gaussian of band t and $h_s$ the hat function of sample s (1 there, linearly down to 0 at its neighbours).
-    Each row sums to one; a row without any response inside the range is all zero (see `coverage`).
-    Differentiable in the centres and widths. A width of zero is linear interpolation.
+    R_ts = ∫ G_t(x) h_s(x) dx / ∫ G_t(x) dx over the range of the source, where G_t is the Gaussian of band t and h_s
+    the hat function of sample s (1 there, linearly down to 0 at its neighbours). Each row sums to one; a row without
+    any response inside the range is all zero (see `coverage`). Differentiable in the centres and widths. A width of
+    zero is linear interpolation.
 
     Args:
         source: increasing sample positions, at least two, in any spectral unit; steps may vary.
@@ -65,9 +65,9 @@ def coverage(
     target_centers: Float[Array, "target"],
     target_fwhm: Float[Array, "target"],
 ) -> Float[Array, "target"]:
-    r"""Share of each band's response that lies inside the range of the source.
+    """Share of each band's response that lies inside the range of the source.
 
-    $c_t = \Phi((\max s - \mu_t) / \sigma_t) - \Phi((\min s - \mu_t) / \sigma_t)$
+    c_t = Φ((max s − μ_t) / σ_t) − Φ((min s − μ_t) / σ_t)
 
     Args:
         source: sample positions, in any spectral unit and order.
