@@ -34,7 +34,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["RESULTS", "Partial", "Timing", "environment", "main", "measure"]
+__all__ = ["RESULTS", "Partial", "Timing", "environment", "main", "measure", "one_core"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -143,6 +143,16 @@ def measure(contenders: Mapping[str, Callable[[], Any]], *, repetitions: int = 5
             times[name].append(_stopwatch(function))
     medians = {n: [statistics.median(column) for column in zip(*t, strict=True)] for n, t in times.items()}
     return {name: Timing(cpu, wall, first[name]) for name, (cpu, wall) in medians.items()}
+
+
+def one_core() -> None:
+    """Start this program again on a single core, where the system allows it.
+
+    Threads that share a physical core count each other's waiting as CPU time; one core has none.
+    """
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 def environment() -> dict[str, Any]:
