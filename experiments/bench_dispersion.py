@@ -12,9 +12,10 @@ Two minutes on two cores; on an accelerator seconds. Nothing but the package and
   analytic `jacobian`, a reverse gradient, and `jacfwd` over the padded oscillators (one mineral of the forty).
 - Fitting: `fit_dispersion` (search with Levenberg-Marquardt; one start, two axes) against Adam in the unit box from 16
   random oscillators on each of two axes, 3000 steps, on emissivity of kaolinite, montmorillonite and hematite. Both in
-  float32 and without compilation; MSE and CPU seconds.
+  float32 and without compilation; MSE, CPU seconds, and oscillators: Adam keeps all 32, the search those that pay.
 
-Expected: fit_ratio_mse (Adam's MSE over ours, geometric mean) well above 1 at similar or less CPU time.
+Expected on one core: 60 000 spectra/s, 25 times NumPy; fit_ratio_mse (Adam's MSE over ours, geometric mean) about 8
+at the same CPU time, with half the oscillators. Adam is the better one of the two on kaolinite.
 """
 
 import time
@@ -26,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import main, measure
+from common import main, measure, one_core
 
-from unmix_jax.endmembers.dispersion_fit import fit_dispersion
+from unmix_jax.endmembers.dispersion_fit import DispersionFit, fit_dispersion
 from unmix_jax.physics.box import Box, default_box, from_unit
 from unmix_jax.physics.dispersion import Dispersion, emissivity, jacobian
 from unmix_jax.physics.fresnel import transmittance
@@ -109,14 +110,12 @@ def rendering(config: Config) -> dict[str, float]:
     }
     times = measure(contenders, repetitions=config.repetitions)
     spectra = {"ours": batches * batch * MINERALS, "numpy": config.sample * MINERALS}
-    difference = np.abs(ours(minerals, keys) / (batches * batch) - theirs(minerals, config.sample) / config.sample)
     return {
         "render_spectra_per_s": spectra["ours"] / times["ours"].wall,
         "render_spectra_per_s_numpy": spectra["numpy"] / times["numpy"].wall,
         "render_ratio_numpy_wall": (times["numpy"].wall / spectra["numpy"]) / (times["ours"].wall / spectra["ours"]),
         "render_ratio_numpy_cpu": (times["numpy"].cpu / spectra["numpy"]) / (times["ours"].cpu / spectra["ours"]),
         "render_compile_s": times["ours"].first - times["ours"].wall,
-        "render_difference_of_means": float(difference.max()),  # of different draws: small, not zero
         "render_difference": render_difference(minerals, wavenumber),
     }
 
@@ -177,14 +176,17 @@ def fitting(config: Config) -> dict[str, float]:
         spectrum = np.asarray(transmittance(n**2 - k**2, n * k), np.float32)
         wavenumber = wavenumber.astype(np.float32)
         contenders: dict[str, Callable[[], Any]] = {
-            "lm": lambda s=spectrum, w=wavenumber: fit_dispersion(s, w, axes=(2,), starts=1).mse,
+            "lm": lambda s=spectrum, w=wavenumber: fit_dispersion(s, w, axes=(2,), starts=1),
             "adam": lambda s=spectrum, w=wavenumber: adam(s, w, config.adam_steps),
         }
         for name, contender in contenders.items():
             jax.block_until_ready(contender())
             begin = time.process_time()
-            mse = float(contender())
-            metrics |= {f"fit_{name}_{table}_mse": mse, f"fit_{name}_{table}_cpu_s": time.process_time() - begin}
+            found = jax.block_until_ready(contender())
+            metrics[f"fit_{name}_{table}_cpu_s"] = time.process_time() - begin
+            fitted = isinstance(found, DispersionFit)
+            metrics[f"fit_{name}_{table}_mse"] = float(found.mse if fitted else found)
+            metrics[f"fit_{name}_{table}_oscillators"] = int(found.oscillators.sum()) if fitted else AXES * OSCILLATORS
     ratio = [metrics[f"fit_adam_{t}_mse"] / metrics[f"fit_lm_{t}_mse"] for t in TABLES[: config.tables]]
     cpu = [metrics[f"fit_adam_{t}_cpu_s"] / metrics[f"fit_lm_{t}_cpu_s"] for t in TABLES[: config.tables]]
     return metrics | {"fit_ratio_mse": float(np.exp(np.mean(np.log(ratio)))), "fit_ratio_cpu": float(np.mean(cpu))}
@@ -233,4 +235,5 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
 
 
 if __name__ == "__main__":
+    one_core()
     main(run, Config(), quick=Config(draws=20, sample=2, repetitions=1, adam_steps=20, tables=1))
