@@ -59,6 +59,7 @@ class Config:
         count: most oscillators per axis; 0: the default of the fit.
         draws: spectra of the recovery.
         nk: whether to fit the optical constants again.
+        grass: whether to fit the grass pixels.
     """
 
     minerals: int = 38
@@ -66,6 +67,7 @@ class Config:
     count: int = 0
     draws: int = 100
     nk: bool = True
+    grass: bool = True
 
 
 def fit(spectrum: np.ndarray, wavenumber: Any, config: Config, **options: Any) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
     pieces = Partial(run, config)
     metrics, shown = feely(config, pieces)
     with jax.enable_x64(True):
-        clusters, pixels = grass(config, pieces)
+        clusters, pixels = grass(config, pieces) if config.grass else ({}, None)
         metrics |= clusters | recovery(config, pieces)
         if config.nk:
             metrics |= pieces.get("nk", optical_constants)
@@ -270,7 +272,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
     return metrics, draw(shown, pixels, series)
 
 
-def draw(shown: dict[str, Any], pixels: dict[str, Any], series: dict[str, Any]) -> Any:
+def draw(shown: dict[str, Any], pixels: dict[str, Any] | None, series: dict[str, Any]) -> Any:
     """Fig. 6 and Fig. 1 of the paper above one page of all minerals."""
     from matplotlib.figure import Figure
 
@@ -280,11 +282,8 @@ def draw(shown: dict[str, Any], pixels: dict[str, Any], series: dict[str, Any]) 
     above, below = figure.subfigures(2, 1, height_ratios=[4.2, 1.9 * rows])
     left, middle, right = above.subplots(1, 3)
     _draw_quartz(left, shown)
-    for spectrum, piece in zip(pixels["spectra"], pixels["fits"], strict=True):
-        middle.plot(pixels["wavenumber"], 1 - spectrum, ".", ms=3, color="0.5")
-        middle.plot(pixels["wavenumber"], 1 - np.asarray(mineral_of(piece)(pixels["wavenumber"])), lw=1)
-    mean = np.mean([f["mse"] for f in pixels["fits"]])
-    middle.set(title=f"Grass, {len(pixels['fits'])} clusters: MSE {mean:.1e}", ylabel="reflectance (scaled)")
+    if pixels is not None:
+        _draw_grass(middle, pixels)
     for name in OLIVINES:
         right.plot(series["wavenumber"], series[name], label=name)
     right.set(title="Olivine, from iron to magnesium (authors' parameters)", ylabel="emissivity")
@@ -309,6 +308,15 @@ def draw(shown: dict[str, Any], pixels: dict[str, Any], series: dict[str, Any]) 
     return figure
 
 
+def _draw_grass(axes: Any, pixels: dict[str, Any]) -> None:
+    """Centroids and what was fitted to them."""
+    for spectrum, piece in zip(pixels["spectra"], pixels["fits"], strict=True):
+        axes.plot(pixels["wavenumber"], 1 - spectrum, ".", ms=3, color="0.5")
+        axes.plot(pixels["wavenumber"], 1 - np.asarray(mineral_of(piece)(pixels["wavenumber"])), lw=1)
+    mean = np.mean([f["mse"] for f in pixels["fits"]])
+    axes.set(title=f"Grass, {len(pixels['fits'])} clusters: MSE {mean:.1e}", ylabel="reflectance (scaled)")
+
+
 def _draw_quartz(axes: Any, shown: dict[str, Any]) -> None:
     """Quartz, or the first mineral of a short run, with its residual and its oscillators."""
     i = list(shown["names"]).index("Quartz") if "Quartz" in shown["names"] else 0
@@ -325,4 +333,4 @@ def _draw_quartz(axes: Any, shown: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     one_core()
-    main(run, Config(), quick=Config(minerals=2, starts=1, count=3, draws=2, nk=False))
+    main(run, Config(), quick=Config(minerals=2, starts=1, count=3, draws=1, nk=False, grass=False))
