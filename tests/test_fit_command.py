@@ -224,10 +224,10 @@ def test_another_run_is_kept_or_replaced_as_a_whole(tmp_path, monkeypatch, capsy
     assert run(*words, "--names", "Quartz", "Grès/α, fin") == 0
     assert run(*words) == 1
     assert "holds another run" in capsys.readouterr().err
-    assert run(*words, "--overwrite", "--axes", 0, "--names", "quartz") == 0
+    assert run(*words, "--overwrite", "--axes", 1, "--names", "quartz") == 0
     assert [p.name for p in (tmp_path / "out" / "plots").iterdir()] == ["quartz.png"]
     monkeypatch.setattr(fitting, "fit_dispersion", fit_dispersion)
-    assert run(*words, "--overwrite", "--axes", 0) == 1  # nothing to put in its place
+    assert run(*words, "--overwrite", "--count", 400) == 1  # nothing to put in its place
     assert (tmp_path / "out" / "record.json").exists()
     capsys.readouterr()
 
@@ -251,8 +251,8 @@ def test_x64_is_double(tmp_path, monkeypatch):
         (("LIBRARY", "--names", "Calcite"), "no member named 'Calcite'"),
         (("LIBRARY", "--count", 400), "too few"),
         (("LIBRARY", "--range", 500, 520), "too few"),
-        (("LIBRARY", "--axes", 0), "axes"),
-        (("LIBRARY", "--starts", 0), "starts must be at least 1"),
+        (("LIBRARY", "--axes", 0), "axes, count and starts are at least 1"),
+        (("LIBRARY", "--starts", 0), "starts are at least 1"),
         (("PERCENT",), "emissivity"),
         (("indian_pines",), "without reference endmembers"),
         (("nowhere.csv",), "no such file"),

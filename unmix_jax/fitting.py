@@ -133,6 +133,8 @@ def fit_library(
     """
     if quantity not in ("emissivity", "reflectance"):
         raise ValueError(f"quantity is emissivity or reflectance, got {quantity!r}")
+    if min((*axes, starts, 1 if count is None else count)) < 1 or not axes:
+        raise ValueError(f"axes, count and starts are at least 1, got {tuple(axes)}, {count} and {starts}")
     begin = time.perf_counter()
     folder = check_folder(folder, overwrite=overwrite)
     library = replace(library, names=library_names(library))

@@ -1,5 +1,6 @@
 """The dispersion fit: recovery and coverage over drawn minerals, its choice of axes, and refusals."""
 
+import inspect
 from functools import cache
 
 import equinox as eqx
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
-from unmix_jax.endmembers.dispersion_fit import fit_dispersion
-from unmix_jax.endmembers.oscillators import Target, covariance, drop, flat, refine, restore, weighted
+from unmix_jax.endmembers.dispersion_fit import _padded, fit_dispersion
+from unmix_jax.endmembers.oscillators import Target, _normal, covariance, drop, flat, refine, restore, weighted
 from unmix_jax.physics.box import Box
 from unmix_jax.physics.dispersion import from_axes
 from unmix_jax.scenes.scene import SpectralAxis
@@ -140,6 +141,64 @@ def test_a_batch_is_its_members():
         assert alone.mse.shape == ()
         for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(batch), strict=True):
             np.testing.assert_array_equal(one, other[index, 0])
+
+
+def test_a_spectrum_with_few_good_bands_costs_the_others_nothing():
+    few = BANDS[::10]
+    gaps = oracle([(1.0, 2.3, [(700.0, 0.08, 0.3)])], few).astype(np.float32)
+    spectra = np.stack([gaps, gaps])
+    spectra[0, 12:] = np.nan
+    batch = fit_dispersion(spectra, few, axes=1, starts=1)
+    assert batch.dispersion.active.shape == (2, 1, 3)
+    assert batch.oscillators[0, 0] == 1
+    alone = fit_dispersion(gaps, few, axes=1, starts=1)
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(batch), strict=True):
+        np.testing.assert_array_equal(one, other[1])
+    lonely = fit_dispersion(spectra[0], few, axes=1, starts=1)
+    assert lonely.dispersion.active.shape == (1, 1)
+    wide = batch.covariance[0][np.ix_([0, 3, 6, 9, 10], [0, 3, 6, 9, 10])]
+    np.testing.assert_array_equal(lonely.covariance, wide)
+    assert np.count_nonzero(batch.covariance[0]) == np.count_nonzero(wide)
+    assert float(lonely.mse) == float(batch.mse[0])
+
+
+def test_padding_keeps_the_order_of_the_parameters():
+    mineral = jax.tree.map(lambda leaf: leaf[None], small_problem()[0])
+    wide, places = _padded(mineral, (3, 4))
+    assert wide.active.shape == (1, 3, 4)
+    full = jax.tree.map(lambda leaf: leaf[0], wide)
+    own = jax.tree.map(lambda leaf: leaf[0], _padded(mineral, (2, 2))[0])
+    assert_close(flat(full)[places], flat(own))
+    assert_close(full(BANDS), jax.tree.map(lambda leaf: leaf[0], mineral)(BANDS))
+
+
+def test_weights_keep_both_bounds():
+    for bounds in ((0.45, 0.9), (0.1, 0.55)):  # the data want 0.4 and 0.6
+        fit = fit_dispersion(TWO_AXES.astype(np.float32), BANDS, axes=(1, 2), bounds={"weights": bounds}, **OPTIONS)
+        weights = np.asarray(fit.dispersion.weights)[: int(fit.axes)]
+        assert int(fit.axes) == 2
+        assert weights.min() >= 0.45 - 1e-6
+        assert weights.max() <= 0.55 + 1e-6
+    fit = fit_dispersion(GOOD, BANDS, axes=1, bounds={"weights": (0.1, 0.2)}, **OPTIONS)
+    assert fit.dispersion.weights.tolist() == [1.0]
+
+
+def test_last_of_three_weights_keeps_the_upper_bound():
+    _, target = small_problem()
+    high = eqx.tree_at(lambda d: d.weights, target.box.upper, jnp.array([0.5]))
+    target = target._replace(box=Box(target.box.lower, high))
+    for last, allowed in ((0.4, True), (0.5, True), (0.6, False)):
+        shares = [(1 - last) / 2, (1 - last) / 2, last]
+        mineral = from_axes([[520.0]] * 3, [[0.05]] * 3, [[0.4]] * 3, [2.3] * 3, shares)
+        assert np.isfinite(_normal(mineral, target).cost) == allowed
+
+
+def test_half_precision_is_fitted_in_float32():
+    for dtype in (np.float16, jnp.bfloat16):
+        half = GOOD.astype(dtype)
+        fit = fit_dispersion(half, BANDS, axes=1, **OPTIONS)
+        assert fit.mse.dtype == np.float32
+        assert_close(fit.mse, fit_dispersion(half.astype(np.float32), BANDS, axes=1, **OPTIONS).mse)
 
 
 @pytest.mark.parametrize("missing", [np.nan, 0.0, 7.0])
@@ -290,11 +349,15 @@ BAD = {
     "all NaN": ((np.stack([GOOD, np.nan * GOOD]), BANDS), {}, "1 of 2 spectra have no good band"),
     "negative weights": ((GOOD, BANDS), {"weights": -np.ones(251)}, "not below zero"),
     "shape of weights": ((GOOD, BANDS), {"weights": np.ones(7)}, "weights have shape"),
-    "few bands": ((GOOD[:4], BANDS[:4]), {}, "4 good bands are too few"),
+    "few bands": ((GOOD[:4], BANDS[:4]), {}, "4 good bands are too few.* 9 parameters need at least 11 bands"),
+    "one band": ((GOOD[:1], BANDS[:1]), {}, "1 good bands are too few"),
     "many oscillators": ((GOOD, BANDS), {"count": 60}, "251 good bands are too few for 2 axes of 60"),
     "no oscillator": ((GOOD, BANDS), {"count": 0}, "count must be at least 1"),
     "no axis": ((GOOD, BANDS), {"axes": ()}, "numbers of crystal axes"),
     "no start": ((GOOD, BANDS), {"starts": 0}, "starts must be at least 1"),
+    "weights low": ((GOOD, BANDS), {"bounds": {"weights": (0.6, 0.9)}}, r"\(0.6, 0.9\) leave no 2 weights"),
+    "weights high": ((GOOD, BANDS), {"bounds": {"weights": (0.1, 0.4)}}, r"\(0.1, 0.4\) leave no 2 weights"),
+    "narrow": ((GOOD, BANDS), {"bounds": {"damping": (1e-6, 0.01)}}, "3.4 cm⁻¹, below the least linewidth of 4 cm⁻¹"),
     "start": ((GOOD, BANDS), {"start": "somewhere"}, "'curvature' or 'many'"),
     "l1": ((GOOD, BANDS), {"l1": -1.0}, "l1 must not be negative"),
     "penalty": ((GOOD, BANDS), {"penalty": -1.0}, "penalty"),
@@ -311,3 +374,19 @@ def test_refuses(name):
     arguments, options, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         fit_dispersion(*arguments, **options)
+
+
+WRONG_TYPE = {
+    "complex": ((GOOD + 0j, BANDS), {}, "real, got complex64"),
+    "broken start": ((GOOD, BANDS), {"starts": 2.0}, "starts must be a whole number, got 2.0"),
+    "broken count": ((GOOD, BANDS), {"count": 2.5}, "count must be a whole number, got 2.5"),
+    "broken axis": ((GOOD, BANDS), {"axes": (1.7,)}, r"numbers of crystal axes to try.*\(1.7,\)"),
+    "one bound": ((GOOD, BANDS), {"bounds": {"damping": 3}}, "bounds of damping are .*got 3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TYPE)
+def test_refuses_without_the_shape_checks_of_the_tests(name):
+    arguments, options, message = WRONG_TYPE[name]
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(fit_dispersion)(*arguments, **options)

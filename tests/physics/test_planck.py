@@ -201,10 +201,10 @@ def test_whole_numbers_are_numbers():
         (lambda: module.planck_wavelength(np.linspace(7.0, 14.0, 8), 300.0), "wavelength must be in nm; up to 14"),
         (lambda: module.planck_wavelength(np.array([-9999.0, 500.0]), 300.0), "wavelength must be positive, in nm"),
         (lambda: module.planck_wavelength(9000.0, np.array([300.0, -9999.0])), "temperature must not be negative"),
-        (lambda: module.brightness_temperature(0.1, 10.0), "cm⁻¹; up to 10 it looks like µm"),
-        (lambda: module.brightness_temperature_wavelength(9.0, 10.0), "nm; up to 10 it looks like µm"),
+        (lambda: module.brightness_temperature(0.1, np.array([9.0, 10.0])), "cm⁻¹; up to 10 it looks like µm"),
+        (lambda: module.brightness_temperature_wavelength(9.0, np.array([9.0, 10.0])), "nm; up to 10 it looks like µm"),
         (lambda: module.radiance(0.9, THERMAL, -1.0), "temperature must not be negative"),
-        (lambda: module.emissivity(0.1, 10.0, 300.0), "cm⁻¹; up to 10 it looks like µm"),
+        (lambda: module.emissivity(0.1, np.array([9.0, 10.0]), 300.0), "cm⁻¹; up to 10 it looks like µm"),
     ],
 )
 def test_bad_input_is_named(call, message):

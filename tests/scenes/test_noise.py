@@ -165,3 +165,12 @@ def test_bad_input_is_named(call, message):
 def test_nothing_is_raised_under_jit():
     assert emissivity_noise_std(WAVENUMBER, 330.0, -1e-3).shape == (11,)
     assert add_noise(KEY, scene(3, 6), -0.1).shape == (3, 6)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_integer_scenes_do_not_overflow(kind):
+    counts = np.random.default_rng(0).integers(500, 30_000, (50, 20)).astype(kind)
+    std = snr_std(counts, 30.0)
+    assert_close(std, snr_std(counts.astype(np.float32), 30.0))
+    noisy = np.asarray(add_noise(jax.random.key(0), counts, std))
+    assert np.std(noisy - counts) == pytest.approx(float(std), rel=0.1)

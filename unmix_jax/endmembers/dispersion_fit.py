@@ -6,6 +6,7 @@ information criterion (see `endmembers.oscillator_search`).
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def fit_dispersion(
     spectra: Float[Any, "*batch bands"],
     wavenumber: Float[Any, "band"] | SpectralAxis,
     *,
-    axes: Sequence[int] = (1, 2),
+    axes: int | Sequence[int] = (1, 2),
     count: int | None = None,
     start: str = "curvature",
     starts: int = 2,
@@ -84,14 +85,16 @@ def fit_dispersion(
 
     Minimises Σ_b w_b (e_b − ê_b)² / Σ_b w_b + λ Σ_k S_k over the box, finally without the L1 term. Numbers of
     oscillators and axes are those with the least n ln MSE + P ln n (BIC) for n bands and P parameters: three per
-    oscillator, one permittivity per axis, all weights but one.
+    oscillator, one permittivity per axis, all weights but one. Oscillators closer than a linewidth are merged only
+    where that criterion agrees.
 
     Args:
-        spectra: emissivity; NaN is ignored. An array of spectra is fitted in one call.
+        spectra: emissivity; NaN is ignored. Each of an array of spectra is fitted as it would be alone; those with so
+            few good bands that they get fewer oscillators than the others are compiled apart.
         wavenumber: cm⁻¹, increasing; numbers that look like wavelengths are refused unless a `SpectralAxis` says
             that they are not.
-        axes: numbers of crystal axes to try.
-        count: most oscillators per axis; None: 15, or fewer where there are few bands.
+        axes: numbers of crystal axes to try, or one number.
+        count: most oscillators per axis; None: 15, or fewer for a spectrum with few good bands.
         start: where the search begins: "curvature" adds oscillators where the spectrum asks for them, one after the
             other; "many" thins out 50, spread over all bands.
         starts: independent searches per spectrum and number of axes; the first is without chance.
@@ -100,54 +103,59 @@ def fit_dispersion(
         weights: of the bands, 0 to ignore one; [band], or [*batch band] for each spectrum its own.
         bounds: (least, greatest) per name of `Dispersion`, cm⁻¹ for the frequency. By default frequencies from 0.85
             times the least to 1.15 times the greatest wavenumber, damping to 3, strength to 30, epsilon_inf 1 to 8,
-            weights from 0.02.
+            weights from 0.02. A single axis has weight 1 whatever the bounds.
         linewidth: least linewidth of an oscillator, cm⁻¹; None: the sampling step, below which noise would be fitted.
         key: random key of the later starts.
-        progress: called as ``progress(done, total)`` after each stage.
+        progress: called as ``progress(done, total)``, in spectra, after each tile: one spectrum on a CPU.
 
     Returns:
-        The minerals with their errors, in the dtype of the spectra.
+        The minerals with their errors, in the dtype of the spectra, at least float32.
 
     Raises:
         ValueError: wavenumbers that descend or are wavelengths, shapes that disagree, values that are no emissivity,
-            negative weights, a spectrum with fewer good bands than parameters, or options out of range.
+            negative weights, a spectrum with too few good bands for the parameters, options out of range, or bounds
+            that leave nothing: no weights that sum to one, no damping as wide as the least linewidth.
 
     Reference:
         Janiczek et al. 2020, eq. 6 and section 3, arXiv:2007.05996.
     """
     wavenumber = _bands(wavenumber)
     values, good, lead = _read(spectra, wavenumber, weights)
-    axes = tuple(dict.fromkeys(int(number) for number in axes))
-    if not axes or min(axes) < 1:
-        raise ValueError(f"axes are numbers of crystal axes to try, such as (1, 2), got {axes}")
+    axes = _numbers(axes)
+    starts = _whole("starts", starts)
+    count = None if count is None else _whole("count", count)
     if start not in ("curvature", "many"):
         raise ValueError(f"start is 'curvature' or 'many', got {start!r}")
-    if starts < 1:
-        raise ValueError(f"starts must be at least 1, got {starts}")
     if not l1 >= 0:
         raise ValueError(f"l1 must not be negative, got {l1}")
     if linewidth is not None and not linewidth > 0:
         raise ValueError(f"the least linewidth must be above zero (cm⁻¹), got {linewidth}")
     if penalty is not None and not penalty >= 0:
         raise ValueError(f"the penalty of a parameter must not be negative, got {penalty}")
-    places = _places(count, int((good > 0).sum(axis=-1).min()), max(axes))
-    limits = _limits(bounds, wavenumber)
+    bands, which = np.unique((good > 0).sum(axis=-1), return_inverse=True)
+    places = np.array([_places(count, number, max(axes)) for number in bands.tolist()])[which.reshape(-1)]
     narrowest = float(np.min(np.diff(wavenumber))) if linewidth is None else float(linewidth)
+    limits = _limits(bounds, wavenumber, narrowest, axes)
     key = jax.random.key(0) if key is None else key
-    tile = 1 if jax.default_backend() == "cpu" else min(TILE, len(values))
-    results = []
-    for done in range(0, len(values), tile):
-        rows = np.minimum(np.arange(done, done + tile), len(values) - 1)
-        targets = functools.partial(
-            _target, values[rows], good[rows], wavenumber, narrowest, limits, (l1, penalty), starts
-        )
-        found = search(targets, axes, places, start, starts, key)
-        picked = [_best_start(s, targets(n), tile, starts, max(axes)) for s, n in zip(found, axes, strict=True)]
-        results.append(_best_axes(picked, jnp.asarray(axes)))
-        if progress is not None:
-            progress(min(done + tile, len(values)), len(values))
+    results, order = [], []
+    for own in np.unique(places).tolist():  # by the number of places, so that no spectrum decides for another
+        group = np.flatnonzero(places == own)
+        tile = 1 if jax.default_backend() == "cpu" else min(TILE, len(group))
+        for first in range(0, len(group), tile):
+            rows = group[np.minimum(np.arange(first, first + tile), len(group) - 1)]
+            targets = functools.partial(
+                _target, values[rows], good[rows], wavenumber, narrowest, limits, (l1, penalty), starts
+            )
+            found = search(targets, axes, own, start, starts, key)
+            shape = max(axes), int(places.max())
+            picked = [_best_start(s, targets(n), tile, starts, shape) for s, n in zip(found, axes, strict=True)]
+            fresh = len(group[first : first + tile])
+            results.append(jax.tree.map(lambda leaf, n=fresh: leaf[:n], _best_axes(picked, jnp.asarray(axes))))
+            order += rows[:fresh].tolist()
+            if progress is not None:
+                progress(len(order), len(values))
     outside = jnp.asarray(np.any((good > 0) & ((values < 0) | (values > 1)), axis=-1))
-    fit = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(values)], *results)
+    fit = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[np.argsort(order)], *results)
     fit = DispersionFit(**fit, outside=outside)
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), fit)
 
@@ -165,7 +173,7 @@ def _target(
     """What is fitted with a number of axes; each spectrum once for every start."""
     dtype = jax.dtypes.canonicalize_dtype(values.dtype)
     spectra, weights = (jnp.repeat(jnp.asarray(a, dtype), starts, axis=0) for a in (values, good))
-    limits = {**limits, "weights": (limits["weights"][0], 1 - limits["weights"][0] * (axes - 1))}
+    limits = {**limits, "weights": _weight_limits(limits["weights"], axes)}
     low, high = (
         Dispersion(
             **{n: jnp.full(SHAPES[n], pair[i], dtype) for n, pair in limits.items()}, active=jnp.ones((1, 1), bool)
@@ -181,17 +189,60 @@ def _target(
     )
 
 
-def _limits(bounds: Mapping[str, Sequence[float | int]] | None, wavenumber: Any) -> dict[str, tuple[float, float]]:
-    """Least and greatest value of each kind of parameter."""
+def _weight_limits(pair: tuple[float, float], axes: int) -> tuple[float, float]:
+    """Least and greatest weight of an axis that leave the others within their bounds, for a sum of one."""
+    if axes == 1:
+        return 0.0, 1.0
+    low, high = pair
+    return max(low, 1 - high * (axes - 1)), min(high, 1 - low * (axes - 1))
+
+
+def _limits(
+    bounds: Mapping[str, Any] | None, wavenumber: Any, linewidth: float, axes: tuple[int, ...]
+) -> dict[str, tuple[float, float]]:
+    """Least and greatest value of each kind of parameter, checked to leave something."""
     low, high = BOUNDS["frequency"]
     limits = BOUNDS | {"frequency": (low * float(wavenumber[0]), high * float(wavenumber[-1]))}
     for name, pair in (bounds or {}).items():
         if name not in limits:
             raise ValueError(f"bounds are for {', '.join(limits)}; got {name!r}")
-        if len(pair) != 2 or not 0 <= pair[0] < pair[1]:
+        if np.shape(pair) != (2,) or not 0 <= pair[0] < pair[1]:
             raise ValueError(f"bounds of {name} are (least, greatest), not below zero; got {pair}")
         limits[name] = (float(pair[0]), float(pair[1]))
+    low, high = limits["weights"]
+    for number in axes:
+        if number > 1 and not number * low <= 1 <= number * high:
+            raise ValueError(f"bounds of weights ({low:g}, {high:g}) leave no {number} weights that sum to one")
+    least, widest = limits["frequency"][0], limits["damping"][1]
+    if widest * least < linewidth:
+        raise ValueError(
+            f"damping up to {widest:g} at the least frequency of {least:g} cm⁻¹ is a linewidth of {widest * least:g} "
+            f"cm⁻¹, below the least linewidth of {linewidth:g} cm⁻¹: raise either bound or lower the linewidth"
+        )
     return limits
+
+
+def _whole(name: str, value: Any) -> int:
+    """A number of things, checked."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def _numbers(axes: Any) -> tuple[int, ...]:
+    """Numbers of crystal axes to try, each once."""
+    try:
+        given = np.atleast_1d(axes).tolist()
+        numbers = tuple(dict.fromkeys(operator.index(number) for number in given))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"axes are numbers of crystal axes to try, such as (1, 2), got {axes!r}")
+    return numbers
 
 
 def _bands(wavenumber: Any) -> np.ndarray:
@@ -207,7 +258,9 @@ def _bands(wavenumber: Any) -> np.ndarray:
 def _read(spectra: Any, wavenumber: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Spectra and weights as [spectrum, band], checked; bad values are 1 with weight 0."""
     values = np.asarray(spectra)
-    if values.dtype.kind != "f":
+    if np.iscomplexobj(values):
+        raise ValueError(f"spectra are real, got {values.dtype}")
+    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
         values = values.astype(np.float32)
     bands = np.shape(wavenumber)[0]
     if values.ndim == 0 or values.shape[-1] != bands:
@@ -238,19 +291,18 @@ def _read(spectra: Any, wavenumber: Any, weights: Any) -> tuple[np.ndarray, np.n
 def _places(count: int | None, bands: int, axes: int) -> int:
     """Places for oscillators on each axis, so that the bands determine all parameters."""
     most = (bands - 1 - 2 * axes) // (3 * axes)
-    if count is not None and count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
     if most < 1 or (count is not None and count > most):
-        wanted = 3 * axes * (count or 1) + 2 * axes
+        parameters = 3 * axes * (count or 1) + 2 * axes - 1
         raise ValueError(
-            f"{bands} good bands are too few for {axes} axes of {count or 1} oscillators: {wanted - 1} parameters"
+            f"{bands} good bands are too few for {axes} axes of {count or 1} oscillators: "
+            f"{parameters} parameters need at least {parameters + 2} bands"
         )
     return count if count is not None else max(1, min(15, most // 2))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _best_start(found: Search, target: Target, each: int, starts: int, axes: int) -> dict[str, Any]:
-    """The best start of every spectrum with its covariance, padded to the greatest number of axes."""
+def _best_start(found: Search, target: Target, each: int, starts: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """The best start of every spectrum with its covariance, padded to a shape of axes and oscillators."""
     best = jnp.argmin(found.criterion.reshape(each, starts), axis=1) + starts * jnp.arange(each)
     found, spectrum, weights = jax.tree.map(lambda leaf: leaf[best], (found, target.spectrum, target.weights))
     unit, free = jax.lax.map(
@@ -259,8 +311,8 @@ def _best_start(found: Search, target: Target, each: int, starts: int, axes: int
     )
     mse = found.squares / jnp.sum(weights, axis=1)
     variance = found.squares / jnp.maximum(jnp.sum(weights > 0, axis=1) - free, 1)
-    mineral, places = _padded(found.best, axes)
-    size = axes * (3 * mineral.active.shape[-1] + 2)
+    mineral, places = _padded(found.best, shape)
+    size = shape[0] * (3 * shape[1] + 2)
     wide = jnp.zeros((each, size, size), unit.dtype).at[:, places[:, None], places].set(unit)
     return {
         "dispersion": mineral,
@@ -272,16 +324,18 @@ def _best_start(found: Search, target: Target, each: int, starts: int, axes: int
     }
 
 
-def _padded(mineral: Dispersion, axes: int) -> tuple[Dispersion, np.ndarray]:
-    """The mineral with more axes, and where its parameters in a row are among those of the result."""
-    _, own, places = mineral.active.shape
+def _padded(mineral: Dispersion, shape: tuple[int, int]) -> tuple[Dispersion, np.ndarray]:
+    """The mineral with more axes and oscillators, and where its parameters in a row are among those of the result."""
+    own = mineral.active.shape[1:]
+    room = [(0, 0), *((0, wide - narrow) for wide, narrow in zip(shape, own, strict=True))]
     leaves = {}
     for name, fill in PADDING.items():
         leaf = getattr(mineral, name)
         leaf = jnp.where(mineral.active, leaf, jnp.asarray(fill, leaf.dtype)) if leaf.ndim == 3 else leaf
-        leaves[name] = jnp.pad(leaf, [(0, 0), (0, axes - own), (0, 0)][: leaf.ndim], constant_values=fill)
-    size = axes * places
-    oscillator, axis = np.arange(own * places), np.arange(own)
+        leaves[name] = jnp.pad(leaf, room[: leaf.ndim], constant_values=fill)
+    size, axes = shape[0] * shape[1], shape[0]
+    oscillator = np.arange(size).reshape(shape)[: own[0], : own[1]].reshape(-1)
+    axis = np.arange(own[0])
     blocks = [oscillator, size + oscillator, 2 * size + oscillator, 3 * size + axis, 3 * size + axes + axis]
     return Dispersion(**leaves), np.concatenate(blocks)
 

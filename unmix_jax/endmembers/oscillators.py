@@ -115,7 +115,8 @@ def _normal(mineral: Dispersion, target: Target) -> _Normal:
     """What a step of Gauss and Newton needs; the cost is infinite where the weights leave the box."""
     residual, slopes = weighted(mineral, target)
     price = jnp.zeros_like(flat(mineral)).at[2 * mineral.frequency.size : 3 * mineral.frequency.size].set(target.l1)
-    allowed = mineral.weights[-1] >= 0.99 * target.box.lower.weights[0]
+    last, box = mineral.weights[-1], target.box
+    allowed = (last >= 0.99 * box.lower.weights[0]) & (last <= (1 + 1e-5) * box.upper.weights[0])
     cost = jnp.where(allowed, squared_norm(residual) + _penalty(mineral, target), jnp.inf)
     return _Normal(cost, matmul(slopes, slopes.T), matmul(slopes, residual) - 0.5 * price)
 
@@ -303,7 +304,8 @@ def drop(
     """Minerals with one oscillator less, those that should cost least.
 
     Without oscillator k the squares rise by S_k² over its diagonal entry of H⁻¹ in the linear model, H being the
-    Gauss-Newton matrix. An oscillator of the same axis within a linewidth inherits the strength: the two are merged.
+    Gauss-Newton matrix. An oscillator of the same axis within a linewidth inherits the strength: the two are merged,
+    which the search keeps only where the criterion agrees.
 
     Args:
         mineral: where the fit stands.

@@ -87,7 +87,8 @@ def permittivity(
     wavenumber = jnp.asarray(wavenumber)
     epsilon_inf = jnp.where(used_axes(dispersion), dispersion.epsilon_inf, 1.0)
     start = jnp.broadcast_to(epsilon_inf[..., None], (*epsilon_inf.shape, *wavenumber.shape))
-    start = start.astype(jnp.result_type(dispersion.frequency, wavenumber))
+    leaves = dispersion.frequency, dispersion.damping, dispersion.strength, epsilon_inf, wavenumber
+    start = start.astype(jnp.result_type(*leaves))
 
     @jax.checkpoint  # a gradient needs the memory of one oscillator, not of all, and is faster for it
     def add(total: tuple[Array, Array], oscillator: list[Array]) -> tuple[tuple[Array, Array], None]:
@@ -379,7 +380,7 @@ def check_wavenumber(wavenumber: Any, *, known: bool = False) -> None:
             "cm⁻¹ is wanted: 1e7 / wavelength, in increasing order; if they are cm⁻¹, give a SpectralAxis that says so"
         )
     steps = np.diff(values)
-    if np.all(steps < 0):
+    if steps.size and np.all(steps < 0):
         raise ValueError("wavenumber descends; reverse it and the spectrum with [..., ::-1]")
     if np.any(steps <= 0):
         at = int(np.argmax(steps <= 0))

@@ -200,7 +200,7 @@ def _axis(values: ArrayLike, name: str, unit: str) -> Array:
         seen = np.asarray(values)
         if (seen <= 0).any():
             raise ValueError(f"{name} must be positive, in {unit}, got {np.nanmin(seen):g}")
-        if seen.size and seen.max() < MICROMETRES_BELOW:
+        if seen.size > 1 and seen.max() < MICROMETRES_BELOW:  # a single number says too little
             raise ValueError(f"{name} must be in {unit}; up to {seen.max():g} it looks like µm")
     return 1.0 * jnp.asarray(values)
 

@@ -147,6 +147,8 @@ def _parse(content: Any) -> tuple[list[str], Dispersion, dict[str, Any]]:
         raise ValueError(f"the format is {whole.get('format')!r}, not {FORMAT!r} nor an export of InfraRender")
     elif whole.get("version") != VERSION:
         raise ValueError(f"version {whole.get('version')!r} of the format is not known, only {VERSION}")
+    elif units := {k: v for k, v in whole.get("units", {}).items() if v != UNITS.get(k, v)}:
+        raise ValueError(f"units {units} are not those of the format, {UNITS}")
     minerals = _expect(whole.pop("minerals", None), list, "'minerals'")
     if not minerals:
         raise ValueError("no minerals")
@@ -174,8 +176,10 @@ def _mineral(axes: Any, where: str) -> Dispersion:
             parts[key].append(
                 [_value(o, key, f"oscillator {k} of {at}", zero=key == "strength") for k, o in enumerate(oscillators)]
             )
-    if not sum(parts["weights"]) > 0:
-        raise ValueError(f"{where} has no axis with a weight above zero")
+    if not parts["weights"]:
+        raise ValueError(f"{where} has no axis")
+    if not 0 < sum(parts["weights"]) < 1.1:
+        raise ValueError(f"the weights of {where} sum to {sum(parts['weights']):g}, not to one")
     return from_axes(**parts)
 
 
@@ -212,8 +216,9 @@ def _value(holder: Any, key: str, where: str, *, zero: bool = False) -> float:
     value = _expect(holder, dict, where).get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{key!r} of {where} must be a number, got {_short(value)}")
-    if not (0 <= value < 1e30) or (value == 0 and not zero) or not math.isfinite(value):
-        raise ValueError(f"{key!r} of {where} must be {'not below' if zero else 'above'} zero, got {_short(value)}")
+    if not (0 <= value < 1e9) or (value < 1e-12 and not (zero and value == 0)) or not math.isfinite(value):
+        least = "0 or from 1e-12" if zero else "from 1e-12"
+        raise ValueError(f"{key!r} of {where} must be {least} to 1e9, got {_short(value)}")
     return float(value)
 
 

@@ -77,7 +77,7 @@ def nesr_from_nedt(
     return jnp.asarray(nedt) * slope
 
 
-def snr_std(spectra: Float[Any, "*pixel band"], snr: Real[ArrayLike, ""]) -> Float[Array, ""]:
+def snr_std(spectra: Real[Any, "*pixel band"], snr: Real[ArrayLike, ""]) -> Float[Array, ""]:
     """Standard deviation of white noise that gives a scene a signal-to-noise ratio.
 
     SNR = 10 log₁₀(E‖x‖² / E‖n‖²), so σ = √mean(x²) · 10^(−SNR/20).
@@ -95,12 +95,13 @@ def snr_std(spectra: Float[Any, "*pixel band"], snr: Real[ArrayLike, ""]) -> Flo
     Reference:
         Bioucas-Dias and Nascimento 2008, 10.1109/TGRS.2008.918089.
     """
+    spectra = 1.0 * jnp.asarray(spectra)  # squares of integers overflow
     return jnp.sqrt(jnp.nanmean(jnp.square(spectra))) * 10.0 ** (-jnp.asarray(snr) / 20)
 
 
 def add_noise(
     key: Key[Array, ""],
-    spectra: Float[Any, "*pixel band"],
+    spectra: Real[Any, "*pixel band"],
     std: Real[ArrayLike, "*_"],
     *,
     first_pixel: Integer[ArrayLike, ""] = 0,
@@ -118,13 +119,13 @@ def add_noise(
         first_pixel: number in the scene of the first of these pixels.
 
     Returns:
-        Noisy spectra, in the dtype of `spectra`; nothing is clipped.
+        Noisy spectra, in the dtype of `spectra` (integers become floats); nothing is clipped.
 
     Raises:
         ValueError: a negative standard deviation, or one whose shape does not fit.
     """
     _refuse_negative(std=std)
-    spectra = jnp.asarray(spectra)
+    spectra = 1.0 * jnp.asarray(spectra)
     *pixels, bands = spectra.shape
     try:
         std = jnp.broadcast_to(jnp.asarray(std, spectra.dtype), spectra.shape)
