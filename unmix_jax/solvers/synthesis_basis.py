@@ -1,0 +1,212 @@
+"""What unmixing with endmembers that vary needs to know of them, computed once.
+
+A pixel is ``y = Σ x_i E_i(u_i) + noise`` with displacements ``u`` drawn from a prior. To first order in what matters,
+each endmember is a mean spectrum and a covariance between bands, and a mixture of them is Gaussian with mean
+``Σ x_i m_i`` and covariance ``noise + Σ x_i² C_i``. All means and covariances are kept in one orthonormal basis, far
+smaller than the number of bands, in which the noise is white: after one product per pixel nothing grows with the bands.
+
+The covariances are those of spectra rendered at displacements drawn from the prior (moment matching). A resonance
+moves by its own width within a box of one per cent, so a tangent at the library misses much of what the box can do:
+derivatives are the other choice, exact where the box is narrow.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
+
+from unmix_jax.linalg import einsum, matmul
+from unmix_jax.physics.variation import Variation, linearise
+from unmix_jax.solvers.tables import Prepared, prepare, whiten_and_detrend
+
+__all__ = ["PreparedSynthesis", "prepare_synthesis"]
+
+UNIFORM = 3**-0.5  # standard deviation of a uniform distribution from -1 to 1
+BATCH = 16  # of drawn libraries that are rendered at once
+
+
+class PreparedSynthesis(eqx.Module):
+    """Endmembers that vary, with all that does not depend on the pixel; stands wherever endmembers may stand.
+
+    Everything reduced is whitened, without baseline, and relative to ``center``.
+
+    Attributes:
+        generator: the endmembers.
+        library: the endmembers at rest, prepared for least squares.
+        prior: standard deviation of each displacement, zero where it is held.
+        basis: orthonormal rows.
+        center: a spectrum that is subtracted from pixels and endmembers alike (abundances sum to one).
+        mean: mean of each endmember under the prior.
+        covariance: of each endmember under the prior.
+        rest: the endmembers at rest.
+        slopes: derivative of each endmember with respect to its displacements, best over the prior.
+        noise: standard deviation of the noise in each band, in the unit of the pixels; zero in bands that do not count.
+        bands: number of bands that count.
+        freedom: that less the number of baseline columns.
+        log_scale: what the noise alone adds to the negative logarithm of the likelihood.
+        varies: whether any displacement is free.
+    """
+
+    generator: Any
+    library: Prepared
+    prior: Float[Array, "endmember parameter"]
+    basis: Float[Array, "rank band"]
+    center: Float[Array, "rank"]
+    mean: Float[Array, "endmember rank"]
+    covariance: Float[Array, "endmember rank rank"]
+    rest: Float[Array, "endmember rank"]
+    slopes: Float[Array, "endmember parameter rank"]
+    noise: Float[Array, "band"]
+    bands: Float[Array, ""]
+    freedom: Float[Array, ""]
+    log_scale: Float[Array, ""]
+    varies: Bool[Array, ""]
+
+    @property
+    def count(self) -> int:
+        """Number of endmembers."""
+        return self.mean.shape[0]
+
+    def reduce(self, spectra: Float[Array, "*n band"]) -> Float[Array, "*n rank"]:
+        """Spectra in the basis, relative to the center."""
+        return matmul(whiten_and_detrend(self.library, spectra), self.basis.T) - self.center
+
+    def reduce_slopes(self, slopes: Float[Array, "*n band"]) -> Float[Array, "*n rank"]:
+        """Derivatives of spectra in the basis."""
+        return matmul(whiten_and_detrend(self.library, slopes), self.basis.T)
+
+
+def prepare_synthesis(
+    generator: Variation,
+    *,
+    noise: float | Shaped[Any, "band"],
+    prior: float | Float[Any, "endmember parameter"] = UNIFORM,
+    good_bands: Bool[Any, "band"] | None = None,
+    baseline: int | Float[Any, "term band"] | None = None,
+    rank: int = 160,
+    samples: int = 1024,
+    tangent: bool = False,
+    seed: int = 0,
+) -> PreparedSynthesis:
+    """Do once what unmixing with these endmembers needs for every pixel.
+
+    Args:
+        generator: the endmembers and how they vary.
+        noise: standard deviation of the noise, one for all bands or one for each, in the unit of the pixels.
+        prior: standard deviation of the displacements, where 1 is the wall of the box; the default is that of a
+            uniform distribution inside. Zero holds the library.
+        good_bands: bands that count; whatever the others hold is not looked at.
+        baseline: degree of a polynomial in the band index that is fitted along, or the columns themselves.
+        rank: size of the basis, at most the number of bands. What it leaves out is treated as noise.
+        samples: libraries drawn to measure mean and covariance, uniformly with this standard deviation and not
+            beyond the walls.
+        tangent: take the covariance from the derivatives at the library instead of from samples.
+        seed: of the samples.
+
+    Returns:
+        A `PreparedSynthesis` pytree.
+
+    Raises:
+        ValueError: noise that is not positive in a good band, a negative prior, a rank below the number of
+            endmembers, fewer than two samples, or shapes that disagree.
+    """
+    free = np.asarray(generator.free)
+    at_rest = np.asarray(generator(jnp.zeros(free.shape, jnp.result_type(generator.width))))
+    count, bands = at_rest.shape
+    wanted = np.where(free, np.broadcast_to(np.asarray(prior, float), free.shape), 0.0)
+    if not np.isfinite(wanted).all() or (wanted < 0).any():
+        raise ValueError("the prior is a standard deviation: finite and not below zero")
+    if samples < 2:
+        raise ValueError(f"a covariance takes two samples or more, got {samples}")
+    if not rank >= min(count, bands):
+        raise ValueError(f"a basis of rank {rank} cannot hold {count} endmembers")
+    good = np.ones(bands, bool) if good_bands is None else np.asarray(good_bands, bool)
+    if good.shape != (bands,):
+        raise ValueError(f"good_bands has shape {good.shape}, the endmembers {bands} bands")
+    std = np.asarray(noise, float)
+    if std.shape not in ((), (bands,)):
+        raise ValueError(f"noise has shape {std.shape}, the endmembers {bands} bands")
+    std = np.broadcast_to(std, bands)
+    if not (np.isfinite(std) & (std > 0))[good].all():
+        raise ValueError("noise is a standard deviation: finite and above zero in bands that count")
+    weights = np.where(good, 1 / np.where(good, std, 1.0) ** 2, 0.0)
+    library = prepare(at_rest, weights=weights, baseline=baseline)
+    dtype = library.endmembers.dtype
+    prior_ = jnp.asarray(wanted, dtype)
+    white = jax.jit(whiten_and_detrend)
+
+    if tangent:
+        _, slopes = jax.jit(linearise)(generator)
+        slopes = white(library, slopes)
+        scaled = np.asarray(slopes * prior_[..., None])
+        drawn = None
+        spread = np.einsum("edb,edc->bc", scaled, scaled, optimize=True)
+    else:
+        drawn, u = _draw(generator, library, prior_, samples, seed)
+        varied = np.asarray(drawn[:256].reshape(-1, bands) - np.tile(np.asarray(drawn.mean(0)), (min(256, samples), 1)))
+        spread = varied.T @ varied
+    rest = np.asarray(white(library, jnp.asarray(at_rest, dtype)))
+    means = rest if drawn is None else np.asarray(drawn.mean(0))
+    basis = jnp.asarray(_basis(means, rest, spread, min(rank, bands)), dtype)
+    center = jnp.asarray(np.asarray(basis, float) @ rest.astype(float).mean(0), dtype)
+
+    def reduced(spectra: Any) -> Array:
+        return jnp.asarray(np.asarray(spectra, float) @ np.asarray(basis, float).T - np.asarray(center, float), dtype)
+
+    if drawn is None:
+        slopes_ = matmul(slopes, basis.T)
+        scaled_ = slopes_ * prior_[..., None]
+        covariance = einsum("edr,eds->ers", scaled_, scaled_)
+    else:
+        inside = matmul(drawn - drawn.mean(0), basis.T)
+        covariance = einsum("ner,nes->ers", inside, inside) / (samples - 1)
+        power = jnp.mean(u**2, 0)
+        slopes_ = einsum("ned,ner->edr", u, inside) / samples / jnp.where(power > 0, power, 1.0)[..., None]
+    terms = 0 if library.baseline is None else library.baseline.shape[0]
+    return PreparedSynthesis(
+        generator=generator,
+        library=library,
+        prior=prior_,
+        basis=basis,
+        center=center,
+        mean=reduced(means),
+        covariance=covariance,
+        rest=reduced(rest),
+        slopes=slopes_,
+        noise=jnp.asarray(np.where(good, std, 0.0), dtype),
+        bands=jnp.asarray(float(good.sum()), dtype),
+        freedom=jnp.asarray(float(max(good.sum() - terms, 1)), dtype),
+        log_scale=jnp.asarray(np.sum(np.log(std[good])) + 0.5 * np.log(2 * np.pi) * good.sum(), dtype),
+        varies=jnp.any(prior_ > 0),
+    )
+
+
+def _draw(generator: Variation, library: Prepared, prior: Array, samples: int, seed: int) -> tuple[Array, Array]:
+    """Whitened spectra [sample, endmember, band] at displacements drawn from the prior, and the displacements."""
+
+    @jax.jit
+    def render(generator: Any, library: Prepared, prior: Array, keys: Array) -> tuple[Array, Array]:
+        def one(key: Array) -> tuple[Array, Array]:
+            u = jax.random.uniform(key, prior.shape, prior.dtype, -1, 1) * prior / UNIFORM
+            u = jnp.clip(u, -1, 1)
+            return whiten_and_detrend(library, generator(u)), u
+
+        return jax.lax.map(one, keys, batch_size=BATCH)
+
+    return render(generator, library, prior, jax.random.split(jax.random.key(seed), samples))
+
+
+def _basis(means: np.ndarray, rest: np.ndarray, spread: np.ndarray, rank: int) -> np.ndarray:
+    """Orthonormal rows: the span of the endmembers first, then where they vary most."""
+    both = np.concatenate([rest, means]).astype(float)
+    both = both[:rank] if rank < len(both) else both
+    left = np.linalg.qr(both.T, mode="reduced")[0].T
+    spread = spread.astype(float)
+    outside = spread - left.T @ (left @ spread)
+    outside = outside - (outside @ left.T) @ left
+    _, vectors = np.linalg.eigh(0.5 * (outside + outside.T))
+    extra = vectors.T[::-1][: rank - len(left)]
+    return np.linalg.qr(np.concatenate([left, extra]).T, mode="reduced")[0].T
