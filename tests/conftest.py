@@ -24,6 +24,18 @@ if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+MOST_MAPS = 25_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go() -> Iterator[None]:
+    """Forget compiled programs before their memory maps reach the limit of the system (65530 on Linux: abort)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """The folder of benchmark scenes that do not ship with the project."""

@@ -109,8 +109,7 @@ def test_tolerance_zero_is_fcls_exactly(solver):
     assert found.converged.all()
 
 
-@each_generator
-@each_solver
+@pytest.mark.parametrize(("solver", "kind"), [("marginal", "minerals"), ("map", "scale, slope, shift")])
 def test_vmap_is_a_loop_and_the_tile_does_not_matter(solver, kind):
     pixels = scene(kind)[0][:9]
     unmixer = eqx.Partial(SOLVERS[solver], endmembers=prepared(kind))
