@@ -125,13 +125,14 @@ class DispersionVariation(eqx.Module):
         return eqx.tree_at(lambda v: (v.library, v.box), self, taken)
 
     def linearised(
-        self, displacement: Float[Any, "endmember parameter"] | None = None
-    ) -> tuple[Float[Array, "endmember band"], Float[Array, "endmember parameter band"]]:
+        self, displacement: Float[Any, "endmember parameter"] | None = None, bands: Int[Any, "some"] | None = None
+    ) -> tuple[Float[Array, "endmember some"], Float[Array, "endmember parameter some"]]:
         """Spectra and derivatives in closed form; see `linearise`."""
-        count, bands = self.library.frequency.shape[0], self.wavenumber.shape[0]
+        wavenumber = self.wavenumber if bands is None else self.wavenumber[bands]
+        count = self.library.frequency.shape[0]
         u = jnp.zeros_like(self.width) if displacement is None else jnp.asarray(displacement)
         moved = self.parameters(u)
-        spectra, slopes = dispersion_model.jacobian(moved, self.wavenumber)
+        spectra, slopes = dispersion_model.jacobian(moved, wavenumber)
         weights, raw = moved.weights[..., None], self._raw(u, "weights")[..., None]
         total = jnp.sum(raw, -2, keepdims=True)  # weights are normalised: more of one axis is less of the others
         mean = jnp.sum(weights * slopes.weights, -2, keepdims=True)
@@ -139,7 +140,7 @@ class DispersionVariation(eqx.Module):
         some = (total > 0) & (whole > 0)
         along = (whole * slopes.weights - mean) / jnp.where(some, total, 1.0)
         slopes = eqx.tree_at(lambda s: s.weights, slopes, jnp.where(some, along, slopes.weights))
-        flat = jnp.concatenate([getattr(slopes, name).reshape(count, -1, bands) for name in FAMILIES], 1)
+        flat = jnp.concatenate([getattr(slopes, name).reshape(count, -1, wavenumber.size) for name in FAMILIES], 1)
         lower, center, upper = (_flat(d) for d in (self.box.lower, self.library, self.box.upper))
         rate = jnp.where(u < 0, center - lower, upper - center)
         return spectra, flat * rate[..., None]
@@ -215,8 +216,10 @@ class ScaleSlopeShift(eqx.Module):
 
 
 def linearise(
-    generator: Variation, displacement: Float[Any, "endmember parameter"] | None = None
-) -> tuple[Float[Array, "endmember band"], Float[Array, "endmember parameter band"]]:
+    generator: Variation,
+    displacement: Float[Any, "endmember parameter"] | None = None,
+    bands: Int[Any, "some"] | None = None,
+) -> tuple[Float[Array, "endmember some"], Float[Array, "endmember parameter some"]]:
     """Spectra of the endmembers and how they answer to small displacements.
 
     E_i(u) ≈ E_i + Σ_d u_d J_id, with J = ∂E/∂u at the given displacement.
@@ -225,22 +228,26 @@ def linearise(
         generator: the endmembers.
         displacement: where; None is the library. A generator that knows its derivatives in closed form has a method
             ``linearised``, which is then asked.
+        bands: only these, by number; None is all.
 
     Returns:
         The spectra, and the derivatives in the unit of the spectra; zero for held parameters.
     """
     free = generator.free
     if hasattr(generator, "linearised"):
-        spectra, slopes = generator.linearised(displacement)
+        spectra, slopes = generator.linearised(displacement, bands)
     else:
         at = jnp.zeros(free.shape, jnp.result_type(generator.width)) if displacement is None else displacement
 
         def along(parameter: Array) -> Array:
             """Every endmember moved along its parameter of this number at once: rows do not see each other."""
             direction = jnp.zeros_like(at).at[:, parameter].set(1.0)
-            return jax.jvp(generator, (at,), (direction,))[1]
+            return some(jax.jvp(generator, (at,), (direction,))[1])
 
-        spectra = generator(at)
+        def some(spectra: Array) -> Array:
+            return spectra if bands is None else spectra[:, bands]
+
+        spectra = some(generator(at))
         slopes = jnp.moveaxis(jax.lax.map(along, jnp.arange(free.shape[1])), 0, 1)
     return spectra, jnp.where(free[..., None], slopes, 0.0)
 

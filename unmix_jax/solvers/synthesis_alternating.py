@@ -29,6 +29,7 @@ def alternating(
     exponent: float = 0.95,
     moving: int = 20,
     record: bool = False,
+    start: Float[Any, "endmember parameter"] | None = None,
 ) -> Solution:
     """The paper's analysis-by-synthesis.
 
@@ -45,6 +46,7 @@ def alternating(
         exponent: p, below one.
         moving: endmembers that may ever move: those that had a share, the greatest first.
         record: keep the abundances of every step.
+        start: displacements to begin from; the default is the library. Those beyond the walls begin at the walls.
 
     Returns:
         A `Solution`; ``fitted`` holds ``displacement`` [endmember, parameter] and ``history`` [step], the mean squared
@@ -52,7 +54,8 @@ def alternating(
         the gap speak of the last abundance step alone.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands, or there is no step.
+        ValueError: if pixel and endmembers differ in their number of bands, start and displacements in their shape, or
+            there is no step.
 
     Reference:
         Janiczek et al. 2020, section 3.3, arXiv:2007.05996, and its published code.
@@ -62,12 +65,15 @@ def alternating(
     shape = jax.eval_shape(lambda g: g(jnp.zeros_like(g.width)), endmembers).shape
     if pixel.shape != shape[1:]:
         raise ValueError(f"endmembers have {shape[1]} bands, pixels have shape {pixel.shape}")
+    if start is not None and jnp.shape(start) != jnp.shape(endmembers.width):
+        raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {jnp.shape(endmembers.width)}")
 
-    def run(generator: Any, pixel: Array) -> Any:
-        return _run(generator, pixel, steps, learning_rate, penalty, exponent, min(moving, shape[0]))
+    def run(generator: Any, pixel: Array, *begin: Array) -> Any:
+        return _run(generator, pixel, steps, learning_rate, penalty, exponent, min(moving, shape[0]), *begin)
 
     pixel = jnp.asarray(pixel, jnp.result_type(endmembers.width))
-    abundances, gap, displacement, history, path = in_chunks(run, endmembers, (pixel,), size=CHUNK)
+    own = (pixel,) if start is None else (pixel, jnp.asarray(start, pixel.dtype))
+    abundances, gap, displacement, history, path = in_chunks(run, endmembers, own, size=CHUNK)
     fitted = {"displacement": displacement, "history": history} | ({"path": path} if record else {})
     residual = jnp.sqrt(history[-1])
     return Solution(
@@ -81,12 +87,20 @@ def alternating(
 
 
 def _run(
-    generator: Any, pixel: Array, steps: int, rate: float, penalty: float, exponent: float, moving: int
+    generator: Any,
+    pixel: Array,
+    steps: int,
+    rate: float,
+    penalty: float,
+    exponent: float,
+    moving: int,
+    start: Array | None = None,
 ) -> tuple[Array, ...]:
     """All steps of one pixel."""
     width = generator.width
     free = generator.free
-    start = jnp.zeros_like(width)
+    empty = jnp.zeros_like(width)
+    start = empty if start is None else jnp.where(free, jnp.clip(start, -1, 1), 0.0)
     library = generator(start)
 
     def abundances_of(spectra: Array) -> tuple[Array, Array]:
@@ -118,7 +132,7 @@ def _run(
         new_square = 0.999 * square[chosen] + 0.001 * slope**2
         move = new_mean / (1 - 0.9**number) / (jnp.sqrt(new_square / (1 - 0.999**number)) + 1e-8)
         moved = u[chosen] - jnp.where(free_, rate * move / jnp.where(free_, width_, 1.0), 0.0)
-        moved = jnp.where(touched[chosen, None] > 0, jnp.clip(moved, -1, 1), 0.0)
+        moved = jnp.where(touched[chosen, None] > 0, jnp.clip(moved, -1, 1), u[chosen])
         state = (
             u.at[chosen].set(moved),
             mean.at[chosen].set(new_mean),
@@ -129,7 +143,6 @@ def _run(
         )
         return state, (error, x)
 
-    empty = jnp.zeros_like(start)
     state = (start, empty, empty, library, jnp.zeros_like(library[:, 0]), jnp.zeros_like(pixel[0]))
     state, (history, path) = jax.lax.scan(step, state, jnp.arange(1.0, steps, dtype=pixel.dtype))
     x, gap = abundances_of(state[3])  # the last forward; the move after it changes nothing that is returned

@@ -16,7 +16,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from scipy.linalg import qr
 
 from unmix_jax.linalg import einsum, matmul
 from unmix_jax.physics.variation import Variation, linearise
@@ -26,6 +27,8 @@ __all__ = ["PreparedSynthesis", "prepare_synthesis"]
 
 UNIFORM = 3**-0.5  # standard deviation of a uniform distribution from -1 to 1
 BATCH = 16  # of drawn libraries that are rendered at once
+SPARE = 48  # bands that are sampled beyond the rank
+TRAINING = 4  # draws at which derivatives are looked at, to choose those bands
 
 
 class PreparedSynthesis(eqx.Module):
@@ -48,6 +51,9 @@ class PreparedSynthesis(eqx.Module):
         freedom: that less the number of baseline columns.
         log_scale: what the noise alone adds to the negative logarithm of the likelihood.
         varies: whether any displacement is free.
+        sampled: bands from which derivatives can be told in the basis.
+        lift: how: ``slopes[sampled] @ lift``.
+        weight: weights of these bands.
     """
 
     generator: Any
@@ -64,6 +70,9 @@ class PreparedSynthesis(eqx.Module):
     freedom: Float[Array, ""]
     log_scale: Float[Array, ""]
     varies: Bool[Array, ""]
+    sampled: Int[Array, "sample"]
+    lift: Float[Array, "sample rank"]
+    weight: Float[Array, "sample"]
 
     @property
     def count(self) -> int:
@@ -181,6 +190,7 @@ def prepare_synthesis(
         freedom=jnp.asarray(float(max(good.sum() - terms, 1)), dtype),
         log_scale=jnp.asarray(np.sum(np.log(std[good])) + 0.5 * np.log(2 * np.pi) * good.sum(), dtype),
         varies=jnp.any(prior_ > 0),
+        **_lift(generator, library, prior_, basis, seed),
     )
 
 
@@ -197,6 +207,40 @@ def _draw(generator: Variation, library: Prepared, prior: Array, samples: int, s
         return jax.lax.map(one, keys, batch_size=BATCH)
 
     return render(generator, library, prior, jax.random.split(jax.random.key(seed), samples))
+
+
+def _lift(generator: Variation, library: Prepared, prior: Array, basis: Array, seed: int) -> dict[str, Array]:
+    """Bands that tell most of the derivatives, by pivoting, and the regression from them to the basis.
+
+    argmin_W Σ ‖J V − J_s W‖² over derivatives J at the library and at displacements drawn from the prior.
+    """
+    bands = basis.shape[1]
+
+    @jax.jit
+    def spread_at(generator: Any, u: Array) -> Array:
+        slopes = linearise(generator, u)[1] * prior[..., None]
+        return jnp.tensordot(slopes, slopes, ((0, 1), (0, 1)), precision=jax.lax.Precision.HIGHEST)
+
+    @jax.jit
+    def reduction(library: Prepared, basis: Array) -> Array:
+        return matmul(whiten_and_detrend(library, jnp.eye(bands, dtype=basis.dtype)), basis.T)
+
+    spread = np.zeros((bands, bands))
+    for number in range(TRAINING + 1):
+        draw = jax.random.uniform(jax.random.key(seed + number), prior.shape, prior.dtype, -1, 1) * prior / UNIFORM
+        spread += np.asarray(spread_at(generator, jnp.clip(draw, -1, 1) if number else 0 * draw), float)
+    full = np.asarray(reduction(library, basis), float)
+    scale = np.sqrt((full**2).sum(1))  # bands that do not count have none
+    spread = np.nan_to_num(spread) * scale[:, None] * scale
+    values, vectors = np.linalg.eigh(spread)
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    picked = np.sort(qr(root, mode="r", pivoting=True)[1][: min(bands, basis.shape[0] + SPARE)])
+    inner = spread[np.ix_(picked, picked)]
+    inner = inner + (1e-7 * np.trace(inner) / len(picked) + np.finfo(float).tiny) * np.eye(len(picked))
+    white = np.where(scale[:, None] > 0, full / np.where(scale > 0, scale, 1.0)[:, None], 0.0)
+    lift = np.linalg.solve(inner, spread[picked] @ white) * scale[picked, None]
+    leaves = {"lift": lift, "weight": scale[picked] ** 2}
+    return {name: jnp.asarray(leaf, basis.dtype) for name, leaf in leaves.items()} | {"sampled": jnp.asarray(picked)}
 
 
 def _basis(means: np.ndarray, rest: np.ndarray, spread: np.ndarray, rank: int) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""Averaging over which endmembers are in a pixel: the chain against quadrature, and what the solver promises."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close
+from scipy import stats
+from solvers.varied import prepared, rmse, scene, unmix
+
+from unmix_jax.solvers.synthesis import marginal, posterior
+from unmix_jax.solvers.synthesis_posterior import _chain, _log_weights, _truncated
+
+
+def quadrature(gram, weights, cells=400):
+    """Mean and probability of presence for three endmembers: three corners, three edges, one triangle."""
+
+    def density(points):
+        return np.exp(-0.5 * np.einsum("...i,ij,...j->...", points, gram, points))
+
+    step = (np.arange(cells) + 0.5) / cells
+    pieces = []
+    for corner in np.eye(3):
+        pieces.append((np.exp(weights[1]) * density(corner), corner, corner > 0))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        points = np.zeros((cells, 3))
+        points[:, i], points[:, j] = step, 1 - step
+        mass = density(points) * np.exp(weights[2]) / cells
+        pieces.append((mass.sum(), mass @ points / mass.sum(), points[0] > 0))
+    a, b = np.meshgrid(step, step, indexing="ij")
+    points = np.stack([a, (1 - a) * b, (1 - a) * (1 - b)], -1)
+    mass = density(points) * (1 - a) * np.exp(weights[3]) / cells**2
+    pieces.append((mass.sum(), np.einsum("ab,abi->i", mass, points) / mass.sum(), np.ones(3, bool)))
+    total = sum(p[0] for p in pieces)
+    return sum(p[0] * p[1] for p in pieces) / total, sum(p[0] * p[2] for p in pieces) / total
+
+
+@pytest.mark.parametrize("chances", [(1.0, 1.0, 1.0), (1.0, 0.2, 0.05)])
+def test_the_chain_is_the_distribution_it_says(chances):
+    """Any choice of turns must leave the same distribution: mean and presence of 48 chains against quadrature."""
+    rng = np.random.default_rng(3)
+    spectra = rng.normal(size=(3, 3, 4)) * np.array([1.5, 4.0, 12.0])[:, None, None]
+    spectra[2, 1] = spectra[2, 0] + 0.3 * rng.normal(size=4)  # two that are nearly alike
+    grams = np.einsum("nib,njb->nij", spectra, spectra)
+    weights = _log_weights(3)
+    keys = jax.random.split(jax.random.key(5), 16)
+    run = jax.jit(
+        jax.vmap(jax.vmap(_chain, (None, None, None, None, None, 0)), (0, None, None, None, None, None)),
+        static_argnums=4,
+    )
+    start = jnp.asarray([0.2, 0.3, 0.5], jnp.float32)
+    found = run(
+        jnp.asarray(grams, jnp.float32), jnp.asarray(weights, jnp.float32), jnp.asarray(chances), start, 600, keys
+    )
+    for n, gram in enumerate(grams):
+        mean, presence = quadrature(gram, weights)
+        for name, exact in (("mean", mean), ("presence", presence)):
+            chains = np.asarray(found[name][n], float)
+            spread = chains.std(0, ddof=1) / np.sqrt(len(chains))
+            np.testing.assert_array_less(np.abs(chains.mean(0) - exact), 4.5 * spread + 3e-3)
+
+
+def test_the_truncated_normal():
+    """Mass against SciPy, and draws whose upper tail is the number that drew them, from both tails to the middle."""
+    low = np.array([-8.0, -3.0, -0.5, 0.0, 2.0, 4.9, 5.1, 12.0, 300.0, -1e-3, 0.4])
+    high = np.array([9.0, 3.1, 0.6, 1e3, 2.1, 30.0, 5.6, 40.0, 301.0, 2e-3, 0.405])
+    draws = np.linspace(0.02, 0.98, 9)
+    mass, z = jax.vmap(jax.vmap(_truncated, (None, None, 0)))(
+        jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32), jnp.broadcast_to(draws, (len(low), len(draws)))
+    )
+    exact = np.array([_log_mass(a, b) for a, b in zip(low, high, strict=True)])
+    np.testing.assert_allclose(np.asarray(mass)[:, 0], exact, atol=2e-2, rtol=1e-5)
+    assert np.all((np.asarray(z) >= low[:, None] - 1e-6) & (np.asarray(z) <= high[:, None]))
+    for a, b, row in zip(low, high, np.asarray(z, float), strict=True):
+        below = np.exp([_log_mass(a, t) - _log_mass(a, b) for t in row])
+        np.testing.assert_allclose(below, draws, atol=0.03)
+
+
+def _log_mass(low, high):
+    """Logarithm of the mass between two bounds, by the tail that keeps the digits."""
+    upper, beyond = stats.norm.logsf(low), stats.norm.logsf(high)
+    return upper + np.log(max(-np.expm1(beyond - upper), 1e-300))
+
+
+@functools.cache
+def compiled():
+    problem = prepared("minerals")
+    return jax.jit(
+        jax.vmap(lambda pixel, key, odds: posterior(pixel, problem, sweeps=200, key=key, odds=odds), (0, None, None))
+    )
+
+
+@functools.cache
+def solved(seed=0, odds=0.5):
+    found = compiled()(scene("minerals")[0], jax.random.key(seed), jnp.float32(odds))
+    return jax.tree.map(np.asarray, found)
+
+
+def test_simplex_covariance_and_presence():
+    found = solved()
+    assert_close(found.abundances.sum(-1), np.ones(len(found.abundances), np.float32))
+    assert np.all(found.abundances >= 0)
+    assert np.all((found.fitted["presence"] >= 0) & (found.fitted["presence"] <= 1))
+    assert np.all(found.abundances[found.fitted["presence"] == 0] == 0)
+    np.testing.assert_allclose(found.covariance.sum(-1), 0, atol=1e-5)
+    assert np.linalg.eigvalsh(found.covariance.astype(float)).min() > -1e-6
+    assert np.isnan(found.gap).all()
+    assert found.converged.mean() > 0.8
+
+
+def test_nearer_to_the_truth_than_the_mode_and_it_knows_how_near():
+    pixels, truth, _ = scene("minerals")
+    found = solved()
+    mode = unmix(eqx.Partial(marginal, endmembers=prepared("minerals")), pixels)
+    assert rmse(found.abundances, truth) < rmse(mode.abundances, truth)
+    there = found.fitted["presence"] > 0.5
+    deviation = np.sqrt(np.diagonal(found.covariance, axis1=1, axis2=2))
+    error = np.abs(found.abundances - truth)
+    assert 0.55 < np.mean(error[there] <= deviation[there]) < 0.85
+    assert np.mean(error[there] <= 2 * deviation[there]) > 0.88
+    assert np.mean(truth[found.fitted["presence"] > 0.9] > 0) > 0.9
+    assert np.mean(truth[found.fitted["presence"] < 0.1] > 0) < 0.1
+
+
+def test_keys_differ_by_little():
+    one, other = solved(1), solved(2)
+    again = compiled()(scene("minerals")[0], jax.random.key(1), jnp.float32(0.5))
+    assert np.array_equal(one.abundances, again.abundances)
+    assert not np.array_equal(one.abundances, other.abundances)
+    deviation = np.sqrt(np.diagonal(one.covariance, axis1=1, axis2=2))
+    assert np.median(np.abs(one.abundances - other.abundances) / np.maximum(deviation, 1e-3)) < 0.3
+
+
+def test_fewer_endmembers_the_more_improbable_they_are():
+    many, few = (solved(0, odds).fitted["presence"].sum() for odds in (2.0, 0.01))
+    assert few < many
+
+
+def test_too_few_sweeps():
+    with pytest.raises(ValueError, match="20 sweeps or more, got 3"):
+        posterior(jnp.ones(81), prepared("minerals"), sweeps=3)

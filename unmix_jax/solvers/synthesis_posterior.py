@@ -1,0 +1,228 @@
+"""Abundances averaged over which endmembers are in the pixel, by Gibbs sampling of pairs on the simplex."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
+from scipy.special import gammaln
+
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.synthesis_basis import PreparedSynthesis
+from unmix_jax.solvers.synthesis_marginal import marginal_of, residual_of, see
+from unmix_jax.solvers.synthesis_simplex import back, in_chunks, whiten_rows
+from unmix_jax.types import Solution
+
+__all__ = ["posterior"]
+
+CHUNK = 256  # pixels whose chains run side by side
+TAIL = 5.0  # standard deviations from where a Gaussian tail is taken as z exp(-z²/2)
+ALWAYS = 0.05  # share of turns of an endmember that was not seen
+LEAST_CURVATURE = 1e-3  # below, two endmembers are the same to the data
+ROOT_TWO_PI = float(np.sqrt(2 * np.pi))
+
+
+def posterior(
+    pixel: Float[Any, "band"],
+    endmembers: PreparedSynthesis,
+    *,
+    sweeps: int = 400,
+    odds: float | Float[Any, ""] = 0.5,
+    reweightings: int = 3,
+    covariance: bool = True,
+    key: Any = None,
+) -> Solution:
+    """Mean and covariance of the abundances, averaged over which endmembers are in the pixel.
+
+    E[x | y] under p(x | y) ∝ p(x) N(y; xm, V), with m and V as in `marginal`. The prior p(x) makes k + 1 endmembers
+    `odds` times as probable as k, all sets of k equally so, and is flat over the simplex of the set. A chain of pairs
+    runs over sets and abundances at once: an endmember and one of those present share the sum of the two anew, by
+    their exact conditional distribution, which includes that one of them takes all. A quarter of the sweeps, with V of
+    `marginal`, finds where to look: the others have V at the second moments of these, and turn more often to
+    endmembers that were seen. A tenth of each part is not counted. Derivatives are not defined.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: what `prepare_synthesis` made of a generator.
+        sweeps: of as many pairs as there are endmembers.
+        odds: how probable one endmember more is, before the pixel is seen.
+        reweightings: of `marginal`, where the chain starts.
+        covariance: report it in full; ``fitted["deviation"]`` is there in any case.
+        key: random key; a fixed one where it is left out, so that a call repeats itself.
+
+    Returns:
+        A `Solution`: the mean, the covariance around it, ``fitted["presence"]``, the probability that an endmember is
+        in the pixel at all, the ``deviation`` of each abundance, and ``chi2`` of `marginal`. The gap is undefined
+        (NaN). ``converged``: the means of the two halves of the counted sweeps differ by less than a quarter of a
+        standard deviation, or by 0.01, in every endmember; more sweeps help where they do not.
+
+    Raises:
+        ValueError: if pixel and endmembers differ in their number of bands, or there are fewer than 20 sweeps.
+
+    Reference:
+        Dobigeon et al. 2008, doi:10.1109/TSP.2008.917851, for Gibbs sampling on the simplex; George & McCulloch 1997,
+        Statistica Sinica 7, 339, for averaging over sets of predictors.
+    """
+    if sweeps < 20:
+        raise ValueError(f"a posterior takes 20 sweeps or more, got {sweeps}")
+    seen = see(pixel, endmembers)
+    first = marginal_of(seen, endmembers, reweightings)
+    key = jax.random.key(0) if key is None else key
+
+    def sample(shared: tuple[PreparedSynthesis, Array], z: Array, start: Array, seed: Array) -> Any:
+        prepared, prior = shared
+        scouts, followers = jax.random.split(jax.random.wrap_key_data(seed))
+
+        def run(squares: Array, state: Array, chances: Array, sweeps: int, key: Array) -> Any:
+            rows, factor = whiten_rows(jnp.tensordot(squares, prepared.covariance, 1), prepared.mean - z)
+            return _chain(matmul(rows, rows.T), prior, chances, state, sweeps, key), factor
+
+        some = sweeps // 4
+        one, _ = run(start**2, start, jnp.ones_like(start), some, scouts)
+        squares = one["mean"] ** 2 + jnp.diag(one["covariance"])
+        two, factor = run(squares, one["state"], ALWAYS + jnp.sqrt(one["presence"]), sweeps - some, followers)
+        mean = two["mean"]
+        error = jax.lax.linalg.triangular_solve(factor, z - matmul(mean, prepared.mean), left_side=True, lower=True)
+        return mean, two["covariance"], two["presence"], two["split"], back(factor, error)
+
+    weights = jnp.asarray(_log_weights(endmembers.count), seen.z.dtype)
+    weights = weights + jnp.log(odds) * jnp.arange(endmembers.count + 1)
+    own = (seen.z, first.abundances, jax.random.key_data(key))
+    mean, spread, presence, split, left = in_chunks(sample, (endmembers, weights), own, size=CHUNK)
+    deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(spread), 0))
+    return eqx.tree_at(
+        lambda s: (s.abundances, s.residual, s.gap, s.steps, s.converged, s.covariance, s.fitted),
+        first,
+        (
+            mean,
+            residual_of(endmembers, seen, left),
+            jnp.full_like(first.gap, jnp.nan),
+            jnp.asarray(sweeps, jnp.int32),
+            jnp.all(split <= jnp.maximum(0.25 * deviation, 0.01)),
+            spread if covariance else None,
+            {"presence": presence, "deviation": deviation, "chi2": first.fitted["chi2"]},
+        ),
+    )
+
+
+def _log_weights(count: int) -> np.ndarray:
+    """Logarithm of the density of the prior where as many endmembers are present as the index says."""
+    k = np.arange(1, count + 1)
+    return np.append(-np.inf, gammaln(k) - (gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1)))
+
+
+def _chain(gram: Array, weights: Array, chances: Array, state: Array, sweeps: int, key: Array) -> dict[str, Array]:
+    """Moments over the sweeps, a tenth left out; `gram` is that of the endmembers less the pixel, whitened.
+
+    Endmembers have their turn at random with these relative `chances`.
+    """
+    count = state.shape[0]
+    burn = max(sweeps // 10, 1)
+    order = jnp.triu(jnp.ones((count, count), state.dtype))  # a product with it is a cumulative sum
+    chances = chances / jnp.sum(chances)
+    upto = matmul(chances, order)
+
+    def sweep(carry: dict[str, Array], number: Array) -> tuple[dict[str, Array], None]:
+        point = carry["state"] / jnp.sum(carry["state"])
+        draws = jax.random.uniform(jax.random.fold_in(key, number), (count, 4), state.dtype)
+
+        def move(turn: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+            return _move(gram, weights, chances, upto, order, both, draws[turn])
+
+        point, _ = jax.lax.fori_loop(0, count, move, (point, matmul(gram, point)))
+        away = point - state  # from where the chain began: digits would be lost from zero
+        late = number >= burn + (sweeps - burn) // 2
+        one = (number >= burn).astype(state.dtype)
+        return {
+            "state": point,
+            "early": carry["early"] + jnp.where(late, 0.0, one) * away,
+            "late": carry["late"] + jnp.where(late, one, 0.0) * away,
+            "square": carry["square"] + one * jnp.outer(away, away),
+            "presence": carry["presence"] + one * (point > 0),
+        }, None
+
+    nothing = jnp.zeros_like(state)
+    empty = {"early": nothing, "late": nothing, "square": jnp.outer(nothing, nothing), "presence": nothing}
+    total, _ = jax.lax.scan(sweep, {"state": state, **empty}, jnp.arange(sweeps))
+    counted = sweeps - burn
+    first = counted // 2
+    mean = (total["early"] + total["late"]) / counted
+    return {
+        "state": total["state"],
+        "mean": jnp.where(total["presence"] > 0, jnp.maximum(state + mean, 0), 0.0),
+        "covariance": total["square"] / counted - jnp.outer(mean, mean),
+        "presence": total["presence"] / counted,
+        "split": jnp.abs(total["early"] / first - total["late"] / (counted - first)),
+    }
+
+
+def _move(
+    gram: Array,
+    weights: Array,
+    chances: Array,
+    upto: Array,
+    order: Array,
+    both: tuple[Array, Array],
+    draw: Array,
+) -> tuple[Array, Array]:
+    """An endmember and a present partner share their sum anew; `both` are abundances and the gradient.
+
+    A pair is met at other rates where both are present, as either may be the one whose turn it is, than where one is:
+    each outcome is weighed by the rate at which its pair would be met again, so that the chain is reversible.
+    """
+    point, slope = both
+    index = jnp.arange(point.shape[0])
+    turn = jnp.minimum(jnp.sum(draw[0] >= upto), point.shape[0] - 1)
+    ours_now = index == turn
+    present = (point > 0) & ~ours_now
+    rank = matmul(present.astype(point.dtype), order)
+    others = rank[-1]
+    picked = present & (rank == jnp.floor(draw[1] * others) + 1)
+    partner = jnp.sum(jnp.where(picked, index, 0))
+    row, ours = gram[partner], gram[turn]
+    mine = point[turn]
+    total = mine + point[partner]
+    curvature = jnp.maximum(ours[turn] + row[partner] - 2 * ours[partner], LEAST_CURVATURE)
+    deviation = jax.lax.rsqrt(curvature)
+    mode = mine - (slope[turn] - slope[partner]) / curvature
+    low, high = -mode / deviation, (total - mode) / deviation
+    mirrored = low + high < 0
+    inside, z = _truncated(jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high), draw[2])
+    share = mode + deviation * jnp.where(mirrored, -z, z)
+    share = jnp.clip(share, 1e-4 * total, (1 - 1e-4) * total)
+
+    present_now = others.astype(jnp.int32)  # with the partner, without ours
+    log_both = weights[present_now + 1] + jnp.log(ROOT_TWO_PI * deviation) + inside
+    log_none = weights[present_now] - 0.5 * low**2
+    log_all = weights[present_now] - 0.5 * high**2
+    top = jnp.maximum(jnp.maximum(log_both, log_none), log_all)
+    p_both = jnp.exp(log_both - top) * (chances[turn] + chances[partner])
+    p_none = jnp.exp(log_none - top) * chances[turn]
+    p_all = jnp.exp(log_all - top) * chances[partner]
+    lot = draw[3] * (p_both + p_none + p_all)
+    share = jnp.where(lot < p_both, share, jnp.where(lot < p_both + p_none, 0.0, total))
+    share = jnp.where(others > 0, share, mine)
+    moved = jnp.where(ours_now, share, jnp.where(picked, total - share, point))
+    return moved, slope + (share - mine) * (ours - row)
+
+
+def _truncated(low: Array, high: Array, draw: Array) -> tuple[Array, Array]:
+    """Logarithm of the mass of a standard normal between two bounds, low + high ≥ 0, and a draw from there."""
+    upper, beyond = ndtr(-low), ndtr(-high)
+    mass = upper - beyond
+    normal = -ndtri(jnp.clip(upper - draw * mass, 1e-30, 1.0))
+    narrow = high - low < 1e-2
+    flat = low + draw * (high - low)
+    middle = 0.5 * (low + high)
+    far = jnp.maximum(low, TAIL)
+    ratio = -jnp.expm1(-0.5 * (high - low) * (high + low))  # of the mass above `low`, what lies below `high`
+    rayleigh = jnp.sqrt(far**2 - 2 * jnp.log1p(-draw * ratio))
+    in_tail = low > TAIL
+    log_tail = -0.5 * far**2 - jnp.log(far * ROOT_TWO_PI) - 1 / far**2 + jnp.log(jnp.maximum(ratio, 1e-30))
+    log_flat = jnp.log(jnp.maximum(high - low, 1e-30)) - 0.5 * middle**2 - jnp.log(ROOT_TWO_PI)
+    log_mass = jnp.where(narrow, log_flat, jnp.where(in_tail, log_tail, jnp.log(jnp.maximum(mass, 1e-30))))
+    z = jnp.where(narrow, flat, jnp.where(in_tail, rayleigh, normal))
+    return log_mass, jnp.clip(z, low, high)
