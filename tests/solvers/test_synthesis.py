@@ -65,7 +65,7 @@ def test_vmap_is_a_loop_and_the_tile_does_not_matter(solver, kind):
 
 
 @pytest.mark.usefixtures("x64")
-@each_generator
+@pytest.mark.parametrize("kind", ["minerals"])
 def test_truth_without_noise(kind):
     """A pixel of the library itself has no error to explain; one of moved endmembers is found by fitting them."""
     generator = GENERATORS[kind]()
@@ -91,7 +91,7 @@ def test_the_objective_falls(kind):
     assert np.nanmean(history[:, 0]) > 1.05 * np.mean(solved("map", kind).fitted["objective"])
 
 
-@each_generator
+@pytest.mark.parametrize("kind", ["scale, slope, shift"])
 def test_no_worse_than_a_plain_optimiser_of_the_same_objective(kind):
     """Adam on displacements, abundances by a softmax, started where the solver starts, 1000 steps."""
     problem, pixels = prepared(kind), scene(kind)[0][:6]
