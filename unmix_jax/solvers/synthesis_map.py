@@ -223,10 +223,11 @@ class _Joint(eqx.Module):
 
         def attempt(trial: Any) -> Any:
             length = 0.5 * trial[0]
-            a = abundances + length * (wanted - abundances)
+            v = u + length * (toward - u)
+            e = self.render(chosen, v, spectra)
+            a = simplex_solve(e, self.z)
             there = a[:, None] > 0  # endmembers that are not there return to the library: the prior gains
-            v = jnp.where(there, u + length * (toward - u), 0.0)
-            e = jnp.where(there, self.render(chosen, v, spectra), self.prepared.rest)
+            v, e = jnp.where(there, v, 0.0), jnp.where(there, e, self.prepared.rest)
             return length, a, v, e, self.objective(a, e, v)
 
         def worse(trial: Any) -> Array:
