@@ -270,9 +270,11 @@ def _varying(endmembers: PreparedSynthesis, x: np.ndarray) -> _Rows:
     mean, spread = (np.asarray(a, np.float64) for a in (endmembers.mean, endmembers.covariance))
     covariance = np.eye(mean.shape[1]) + np.tensordot(x**2, 0.5 * (spread + spread.swapaxes(1, 2)), 1)
     white = solve_triangular(np.linalg.cholesky(covariance), mean.T, lower=True).T
-    good = np.asarray(endmembers.noise) > 0
+    root = np.asarray(endmembers.noise, np.float64)
+    root = np.diag(root) if root.ndim == 1 else root
+    good = np.diag(root) > 0
     plain = np.asarray(endmembers.library.endmembers, np.float64)[:, good]
-    size = float(np.abs(plain / np.asarray(endmembers.noise, np.float64)[good]).max())
+    size = float(np.abs(solve_triangular(root[np.ix_(good, good)], plain.T, trans="T")).max())
     eps = float(np.finfo(endmembers.mean.dtype).eps)
     return _Rows(white, _rounding(eps, size, *plain.shape), eps, plain)
 

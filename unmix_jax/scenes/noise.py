@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Integer, Key, Real
 
 from unmix_jax.physics.planck import planck
 
-__all__ = ["add_noise", "emissivity_noise_std", "nesr_from_nedt", "snr_std"]
+__all__ = ["add_noise", "emissivity_noise_std", "nesr_from_nedt", "noise_covariance", "snr_std"]
 
 
 def emissivity_noise_std(
@@ -141,3 +141,44 @@ def _refuse_negative(**arguments: ArrayLike) -> None:
     for name, values in arguments.items():
         if not isinstance(values, jax.core.Tracer) and (np.asarray(values) < 0).any():
             raise ValueError(f"{name} must not be negative, got {np.nanmin(values):g}")
+
+
+def noise_covariance(
+    position: Real[Any, "..."], noise: float | Real[Any, "..."], *, broad: float, length: float
+) -> Float[np.ndarray, "band band"]:
+    """Covariance of noise of two kinds: of the sensor, band by band, and of a model that is wrong in broad ways.
+
+    C_bc = σ_b² δ_bc + τ² exp(−|ν_b − ν_c| / ℓ)
+
+    Laboratory endmembers are never quite those of the rock. What they miss is smooth along the spectrum, and hundreds
+    of bands that miss it together are not hundreds of witnesses.
+
+    Args:
+        position: where each band lies, wavenumber in cm⁻¹ or wavelength in nm.
+        noise: standard deviation σ of the sensor, one for all bands or one for each, in the unit of the spectra.
+        broad: standard deviation τ of what the model misses, likewise.
+        length: ℓ over which it changes, in the unit of `position`.
+
+    Returns:
+        What `prepare` takes as ``noise_covariance`` and `prepare_synthesis` as ``noise``, in the squared unit of the
+        spectra. τ and ℓ may be those of greatest likelihood (``fitted["log_likelihood"]`` of `marginal`).
+
+    Raises:
+        ValueError: a position that is not one axis, noise or length that is not positive, a negative τ, or shapes that
+            disagree.
+
+    Reference:
+        Kennedy & O'Hagan 2001, doi:10.1111/1467-9868.00294, for the discrepancy of a model as a Gaussian process;
+        Uhlenbeck & Ornstein 1930, doi:10.1103/PhysRev.36.823, for the covariance.
+    """
+    position, std = np.asarray(position, float), np.asarray(noise, float)
+    if position.ndim != 1 or std.shape not in ((), position.shape):
+        raise ValueError(
+            f"position is one axis of bands and noise one number or as many, got {position.shape}, {std.shape}"
+        )
+    if not (np.isfinite(std).all() and (std > 0).all() and np.isfinite(position).all()):
+        raise ValueError("noise is a standard deviation: finite and above zero; positions are finite")
+    if not (0 <= broad < math.inf and 0 < length < math.inf):
+        raise ValueError(f"broad is not below zero and length above it, got {broad} and {length}")
+    apart = np.abs(position[:, None] - position)
+    return np.diag(np.broadcast_to(std**2, position.shape)) + broad**2 * np.exp(-apart / length)

@@ -46,7 +46,8 @@ class PreparedSynthesis(eqx.Module):
         covariance: of each endmember under the prior.
         rest: the endmembers at rest.
         slopes: derivative of each endmember with respect to its displacements, best over the prior.
-        noise: standard deviation of the noise in each band, in the unit of the pixels; zero in bands that do not count.
+        noise: standard deviation of the noise in each band, in the unit of the pixels, or the transposed Cholesky
+            factor of its covariance: from whitened spectra back to spectra. Zero in bands that do not count.
         bands: number of bands that count.
         freedom: that less the number of baseline columns.
         log_scale: what the noise alone adds to the negative logarithm of the likelihood.
@@ -65,7 +66,7 @@ class PreparedSynthesis(eqx.Module):
     covariance: Float[Array, "endmember rank rank"]
     rest: Float[Array, "endmember rank"]
     slopes: Float[Array, "endmember parameter rank"]
-    noise: Float[Array, "band"]
+    noise: Float[Array, "..."]
     bands: Float[Array, ""]
     freedom: Float[Array, ""]
     log_scale: Float[Array, ""]
@@ -91,7 +92,7 @@ class PreparedSynthesis(eqx.Module):
 def prepare_synthesis(
     generator: Variation,
     *,
-    noise: float | Shaped[Any, "band"],
+    noise: float | Shaped[Any, "..."],
     prior: float | Float[Any, "endmember parameter"] = UNIFORM,
     good_bands: Bool[Any, "band"] | None = None,
     baseline: int | Float[Any, "term band"] | None = None,
@@ -104,7 +105,9 @@ def prepare_synthesis(
 
     Args:
         generator: the endmembers and how they vary.
-        noise: standard deviation of the noise, one for all bands or one for each, in the unit of the pixels.
+        noise: standard deviation of the noise, one for all bands or one for each, in the unit of the pixels; or its
+            covariance [band, band], in their squared unit: where spectra differ from every rendered one in some broad
+            way, `scenes.noise.noise_covariance` says so, and independent noise would take it for evidence.
         prior: standard deviation of the displacements, where 1 is the wall of the box; the default is that of a
             uniform distribution inside. Zero holds the library.
         good_bands: bands that count; whatever the others hold is not looked at.
@@ -119,13 +122,15 @@ def prepare_synthesis(
         A `PreparedSynthesis` pytree.
 
     Raises:
-        ValueError: noise that is not positive in a good band, a negative prior, a rank below the number of
-            endmembers, fewer than two samples, or shapes that disagree.
+        ValueError: noise that is not positive (definite) in good bands, no good band, a negative prior, a rank below
+            the number of endmembers, fewer than two samples, or shapes that disagree.
     """
     free = np.asarray(generator.free)
-    at_rest = np.asarray(generator(jnp.zeros(free.shape, jnp.result_type(generator.width))))
+    at_rest = np.asarray(_spectra(generator, jnp.zeros(free.shape, jnp.result_type(generator.width))))
     count, bands = at_rest.shape
-    wanted = np.where(free, np.broadcast_to(np.asarray(prior, float), free.shape), 0.0)
+    if np.shape(prior) not in ((), free.shape):
+        raise ValueError(f"prior has shape {np.shape(prior)}, the displacements {free.shape}")
+    wanted = np.where(free, np.asarray(prior, float), 0.0)
     if not np.isfinite(wanted).all() or (wanted < 0).any():
         raise ValueError("the prior is a standard deviation: finite and not below zero")
     if samples < 2:
@@ -135,29 +140,23 @@ def prepare_synthesis(
     good = np.ones(bands, bool) if good_bands is None else np.asarray(good_bands, bool)
     if good.shape != (bands,):
         raise ValueError(f"good_bands has shape {good.shape}, the endmembers {bands} bands")
-    std = np.asarray(noise, float)
-    if std.shape not in ((), (bands,)):
-        raise ValueError(f"noise has shape {std.shape}, the endmembers {bands} bands")
-    std = np.broadcast_to(std, bands)
-    if not (np.isfinite(std) & (std > 0))[good].all():
-        raise ValueError("noise is a standard deviation: finite and above zero in bands that count")
-    weights = np.where(good, 1 / np.where(good, std, 1.0) ** 2, 0.0)
-    library = prepare(at_rest, weights=weights, baseline=baseline)
+    if not good.any():
+        raise ValueError("good_bands leaves no band to look at")
+    weights, shared, root = _noise(np.asarray(noise, float), good)
+    library = prepare(at_rest, weights=weights, noise_covariance=shared, baseline=baseline)
     dtype = library.endmembers.dtype
     prior_ = jnp.asarray(wanted, dtype)
-    white = jax.jit(whiten_and_detrend)
 
     if tangent:
-        _, slopes = jax.jit(linearise)(generator)
-        slopes = white(library, slopes)
+        slopes = _white(library, _linearised(generator)[1])
         scaled = np.asarray(slopes * prior_[..., None])
         drawn = None
         spread = np.einsum("edb,edc->bc", scaled, scaled, optimize=True)
     else:
-        drawn, u = _draw(generator, library, prior_, samples, seed)
+        drawn, u = _drawn(generator, library, prior_, jax.random.split(jax.random.key(seed), samples))
         varied = np.asarray(drawn[:256].reshape(-1, bands) - np.tile(np.asarray(drawn.mean(0)), (min(256, samples), 1)))
         spread = varied.T @ varied
-    rest = np.asarray(white(library, jnp.asarray(at_rest, dtype)))
+    rest = np.asarray(_white(library, jnp.asarray(at_rest, dtype)))
     means = rest if drawn is None else np.asarray(drawn.mean(0))
     basis = jnp.asarray(_basis(means, rest, spread, min(rank, bands)), dtype)
     center = jnp.asarray(np.asarray(basis, float) @ rest.astype(float).mean(0), dtype)
@@ -185,28 +184,76 @@ def prepare_synthesis(
         covariance=covariance,
         rest=reduced(rest),
         slopes=slopes_,
-        noise=jnp.asarray(np.where(good, std, 0.0), dtype),
+        noise=jnp.asarray(root, dtype),
         bands=jnp.asarray(float(good.sum()), dtype),
         freedom=jnp.asarray(float(max(good.sum() - terms, 1)), dtype),
-        log_scale=jnp.asarray(np.sum(np.log(std[good])) + 0.5 * np.log(2 * np.pi) * good.sum(), dtype),
+        log_scale=jnp.asarray(_log_scale(root, good), dtype),
         varies=jnp.any(prior_ > 0),
         **_lift(generator, library, prior_, basis, seed),
     )
 
 
-def _draw(generator: Variation, library: Prepared, prior: Array, samples: int, seed: int) -> tuple[Array, Array]:
+def _noise(noise: np.ndarray, good: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Weights of the bands, the covariance if there is one, and its root; what other bands hold is not looked at."""
+    bands = good.size
+    if noise.shape == (bands, bands):
+        both = good[:, None] & good[None, :]
+        inner = np.where(both, noise, np.eye(bands))
+        if not np.isfinite(inner).all() or not np.allclose(inner, inner.T, rtol=1e-6):
+            raise ValueError("a covariance of the noise is finite and symmetric in bands that count")
+        try:
+            root = np.linalg.cholesky(inner).T
+        except np.linalg.LinAlgError as error:
+            raise ValueError("the covariance of the noise is not positive definite in bands that count") from error
+        return good.astype(float), inner, np.where(both, root, 0.0)
+    if noise.shape not in ((), (bands,)):
+        raise ValueError(f"noise has shape {noise.shape}, the endmembers {bands} bands")
+    std = np.broadcast_to(noise, bands)
+    if not (np.isfinite(std) & (std > 0))[good].all():
+        raise ValueError("noise is a standard deviation: finite and above zero in bands that count")
+    return np.where(good, 1 / np.where(good, std, 1.0) ** 2, 0.0), None, np.where(good, std, 0.0)
+
+
+def _log_scale(root: np.ndarray, good: np.ndarray) -> float:
+    """Minus the logarithm of the greatest density that this noise has."""
+    diagonal = root if root.ndim == 1 else np.diag(root)
+    return float(np.sum(np.log(diagonal[good])) + 0.5 * np.log(2 * np.pi) * good.sum())
+
+
+# What is compiled stands here and not where it is used: a library prepared again is not compiled again.
+
+_white = jax.jit(whiten_and_detrend)
+_linearised = jax.jit(linearise)
+
+
+@jax.jit
+def _spectra(generator: Any, u: Array) -> Array:
+    return generator(u)
+
+
+@jax.jit
+def _drawn(generator: Any, library: Prepared, prior: Array, keys: Array) -> tuple[Array, Array]:
     """Whitened spectra [sample, endmember, band] at displacements drawn from the prior, and the displacements."""
 
-    @jax.jit
-    def render(generator: Any, library: Prepared, prior: Array, keys: Array) -> tuple[Array, Array]:
-        def one(key: Array) -> tuple[Array, Array]:
-            u = jax.random.uniform(key, prior.shape, prior.dtype, -1, 1) * prior / UNIFORM
-            u = jnp.clip(u, -1, 1)
-            return whiten_and_detrend(library, generator(u)), u
+    def one(key: Array) -> tuple[Array, Array]:
+        u = jax.random.uniform(key, prior.shape, prior.dtype, -1, 1) * prior / UNIFORM
+        u = jnp.clip(u, -1, 1)
+        return whiten_and_detrend(library, generator(u)), u
 
-        return jax.lax.map(one, keys, batch_size=BATCH)
+    return jax.lax.map(one, keys, batch_size=BATCH)
 
-    return render(generator, library, prior, jax.random.split(jax.random.key(seed), samples))
+
+@jax.jit
+def _spread_at(generator: Any, prior: Array, u: Array) -> Array:
+    """Second moments between bands of the derivatives, in units of the prior."""
+    slopes = linearise(generator, u)[1] * prior[..., None]
+    return jnp.tensordot(slopes, slopes, ((0, 1), (0, 1)), precision=jax.lax.Precision.HIGHEST)
+
+
+@jax.jit
+def _reduction(library: Prepared, basis: Array) -> Array:
+    """What each band alone is in the basis."""
+    return matmul(whiten_and_detrend(library, jnp.eye(basis.shape[1], dtype=basis.dtype)), basis.T)
 
 
 def _lift(generator: Variation, library: Prepared, prior: Array, basis: Array, seed: int) -> dict[str, Array]:
@@ -215,21 +262,11 @@ def _lift(generator: Variation, library: Prepared, prior: Array, basis: Array, s
     argmin_W Σ ‖J V − J_s W‖² over derivatives J at the library and at displacements drawn from the prior.
     """
     bands = basis.shape[1]
-
-    @jax.jit
-    def spread_at(generator: Any, u: Array) -> Array:
-        slopes = linearise(generator, u)[1] * prior[..., None]
-        return jnp.tensordot(slopes, slopes, ((0, 1), (0, 1)), precision=jax.lax.Precision.HIGHEST)
-
-    @jax.jit
-    def reduction(library: Prepared, basis: Array) -> Array:
-        return matmul(whiten_and_detrend(library, jnp.eye(bands, dtype=basis.dtype)), basis.T)
-
     spread = np.zeros((bands, bands))
     for number in range(TRAINING + 1):
         draw = jax.random.uniform(jax.random.key(seed + number), prior.shape, prior.dtype, -1, 1) * prior / UNIFORM
-        spread += np.asarray(spread_at(generator, jnp.clip(draw, -1, 1) if number else 0 * draw), float)
-    full = np.asarray(reduction(library, basis), float)
+        spread += np.asarray(_spread_at(generator, prior, jnp.clip(draw, -1, 1) if number else 0 * draw), float)
+    full = np.asarray(_reduction(library, basis), float)
     scale = np.sqrt((full**2).sum(1))  # bands that do not count have none
     spread = np.nan_to_num(spread) * scale[:, None] * scale
     values, vectors = np.linalg.eigh(spread)

@@ -1,4 +1,4 @@
-"""The most probable abundances and displacements of a pixel: damped Gauss-Newton, spectra rendered anew at each step.
+"""The most probable abundances and displacements of a pixel: damped Gauss-Newton with the abundances projected out.
 
 A step costs little more than the derivatives of the endmembers that move. They are computed in some of the bands,
 those that tell the others (`PreparedSynthesis.sampled`); only the parameters of greatest effect enter the covariance.
@@ -53,8 +53,13 @@ def map_synthesis(
 
     argmin_{x, u} ½‖y − xE(u)‖² + ½ Σ (u / prior)² over x ≥ 0, Σx = 1, −1 ≤ u ≤ 1, in the whitened basis. Each step
     linearises E at u and solves for x and u together, with a damping that falls as steps succeed: u in closed form
-    between the walls of the box, x exactly over active sets with the covariance that the free u cause. It is
-    shortened until the objective falls. The derivative in the pixel is that of the last linearised problem.
+    between the walls of the box, x exactly over active sets with the covariance that the free u cause. The endmembers
+    are rendered there and x solved for again, exactly; the step is shortened until the objective falls. The minimum is
+    a local one. The derivative in the pixel is that of the last linearised problem.
+
+    Where noise and box are right, these are closer to the truth than the abundances of `marginal`. Where spectra differ
+    from all that can be rendered, they follow the endmembers that bend most easily; tell the noise what the generator
+    lacks (`scenes.noise.noise_covariance`).
 
     Args:
         pixel: spectrum, in the unit of the endmembers.
@@ -77,7 +82,8 @@ def map_synthesis(
 
     Reference:
         Janiczek et al. 2020, eq. 7, arXiv:2007.05996, with a prior in place of the bare box; Levenberg 1944 and
-        Marquardt 1963 for the damping, Hintermüller et al. 2002 for the walls.
+        Marquardt 1963 for the damping, Hintermüller et al. 2002 for the walls, Golub & Pereyra 1973,
+        doi:10.1137/0710036, for projecting out what is linear.
     """
     if start is not None and jnp.shape(start) != endmembers.prior.shape:
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {endmembers.prior.shape}")
@@ -195,8 +201,8 @@ class _Joint(eqx.Module):
         better = self.objective(abundances, spectra, u) < self.objective(abundances, prepared.rest, 0 * u)
         return abundances, jnp.where(better, u, 0.0), jnp.where(better, spectra, prepared.rest)
 
-    def aims(self, tangent: _Tangent, u: Array, spectra: Array, damping: Array) -> tuple[Array, Array]:
-        """Abundances and displacements that the linear problem wants, its parameters between the walls."""
+    def aims(self, tangent: _Tangent, u: Array, spectra: Array, damping: Array) -> Array:
+        """Displacements that the linear problem wants with abundances left free, between the walls of the box."""
         variance = tangent.prior / (1 + damping)
         middle = u * damping / (1 + damping)  # the prior and the damping draw towards it, with this variance
         wanted, free, held = spectra[:, 0], u, jnp.abs(u) >= 1
@@ -212,13 +218,13 @@ class _Joint(eqx.Module):
             if turn + 1 < WALLS:
                 change = variance * (before.astype(variance.dtype) - held)
                 covariance = tangent.exchanged(covariance, change)
-        return wanted, jnp.clip(free, -1, 1)
+        return jnp.clip(free, -1, 1)
 
     def step(self, state: dict[str, Array], tol: float) -> dict[str, Array]:
         """One damped Gauss-Newton step for abundances and displacements together."""
         abundances, u, spectra, objective = (state[k] for k in ("abundances", "u", "spectra", "objective"))
         chosen, tangent = self.tangent(abundances, u)
-        wanted, aim = self.aims(tangent, u.ravel()[tangent.place], spectra, state["damping"])
+        aim = self.aims(tangent, u.ravel()[tangent.place], spectra, state["damping"])
         toward = u.ravel().at[tangent.place].set(aim).reshape(u.shape)
 
         def attempt(trial: Any) -> Any:

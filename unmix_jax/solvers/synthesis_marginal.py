@@ -64,7 +64,7 @@ def marginal(
         linear estimate, not beyond the walls of the box.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands.
+        ValueError: if pixel and endmembers differ in their number of bands, or there is no reweighting.
 
     Reference:
         Janiczek et al. 2020, eq. 7, arXiv:2007.05996, for the problem; generalised least squares for the method.
@@ -75,6 +75,8 @@ def marginal(
 
 def marginal_of(seen: Seen, endmembers: PreparedSynthesis, reweightings: int, displacement: bool = False) -> Solution:
     """`marginal` of a pixel in the basis."""
+    if reweightings < 1:
+        raise ValueError(f"reweightings must be positive, got {reweightings}")
 
     def reweighted(prepared: PreparedSynthesis, z: Array, start: Array) -> Any:
         rows = jnp.concatenate([prepared.mean, z[None]])
@@ -110,9 +112,10 @@ def marginal_of(seen: Seen, endmembers: PreparedSynthesis, reweightings: int, di
 
 
 def see(pixel: Any, prepared: PreparedSynthesis) -> Seen:
-    """The pixel in the basis, and where fixed endmembers put it."""
+    """The pixel in the basis, and where fixed endmembers put it; in the precision of the endmembers."""
+    pixel = jnp.asarray(pixel, prepared.basis.dtype)
     start = fcls(pixel, prepared.library)
-    white = whiten_and_detrend(prepared.library, jnp.asarray(pixel, prepared.basis.dtype))
+    white = whiten_and_detrend(prepared.library, pixel)
     inside = matmul(white, prepared.basis.T)
     return Seen(inside - prepared.center, white - matmul(inside, prepared.basis), start)
 
@@ -129,9 +132,9 @@ def solution(
     done: Any,
 ) -> Solution:
     """The result; `left` is what the noise has of the pixel, in the basis."""
-    residual = residual_of(prepared, seen, left)
+    residual = jnp.where(prepared.varies, residual_of(prepared, seen, left), seen.start.residual)
     gap = jnp.where(prepared.varies, gap, seen.start.gap)
-    fine = jnp.isfinite(jnp.sum(abundances)) & (gap <= tolerance(gap.dtype))
+    fine = jnp.isfinite(jnp.sum(abundances) + residual) & (gap <= tolerance(gap.dtype))
     return Solution(
         abundances=abundances,
         residual=residual,
@@ -146,6 +149,6 @@ def solution(
 
 def residual_of(prepared: PreparedSynthesis, seen: Seen, left: Array) -> Array:
     """Root mean square of what neither the endmembers nor their variation explain."""
-    error = (matmul(left, prepared.basis) + seen.outside) * prepared.noise
-    residual = jnp.sqrt(jnp.maximum(squared_norm(error) / prepared.bands, jnp.finfo(error.dtype).tiny))
-    return jnp.where(prepared.varies, residual, seen.start.residual)
+    white = matmul(left, prepared.basis) + seen.outside
+    error = white * prepared.noise if prepared.noise.ndim == 1 else matmul(white, prepared.noise)
+    return jnp.sqrt(jnp.maximum(squared_norm(error) / prepared.bands, jnp.finfo(error.dtype).tiny))
