@@ -89,10 +89,15 @@ def numpy_solution(solution: Any) -> Any:
 
 
 def solve_many(name: str, pixels: np.ndarray, endmembers: Any, **options: Any) -> Any:
-    """Solve all pixels in their own precision; endmembers as an array, options as of `prepare`."""
+    """Solve all pixels in their own precision; endmembers as an array, options as of `prepare`.
+
+    A few pixels are made as many as a scene has, so that they share what is compiled.
+    """
+    count = len(pixels)
+    padded = pixels[np.minimum(np.arange(max(count, len(KINDS) * PER_KIND)), count - 1)]
     with precision(pixels.dtype):
         prepared = least_squares.prepare(np.asarray(endmembers, pixels.dtype), **options)
-        return numpy_solution(compiled(name)(pixels, prepared))
+        return jax.tree.map(lambda leaf: leaf[:count], numpy_solution(compiled(name)(padded, prepared)))
 
 
 def oracle(name: str, pixels: Any, endmembers: Any, *, whitener: Any = None, free: Any = None) -> np.ndarray:

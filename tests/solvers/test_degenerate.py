@@ -78,7 +78,7 @@ CASES = {
     two_zeros: (False, False),
     all_zero: (False, False),
 }
-SHAPES = [(3, 8), (8, 12), (14, 20)]
+SHAPES = [(3, 7), (8, 12), (13, 30)]
 
 
 def pixels_of(rng, endmembers, dtype):
@@ -143,7 +143,7 @@ def test_dependent_tracers(name):
 
 
 @over_solvers
-@pytest.mark.parametrize("shape", [(3, 8), (8, 12), (14, 20)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 7), (8, 12), (13, 30)], ids=str)
 @pytest.mark.parametrize("condition", [1e4, 1e6, 1e8])
 def test_nearly_equal_minerals(name, shape, condition):
     """Two endmembers differ by 1/condition: always an optimum, and the truth as far as it is known."""
@@ -203,7 +203,7 @@ def test_one_endmember(dtype):
 
 @over_solvers
 @over_dtypes
-@pytest.mark.parametrize("shape", [(3, 8), (8, 12), (14, 20)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 7), (8, 12), (13, 30)], ids=str)
 def test_a_black_pixel_is_solved(name, dtype, shape):
     case = scene(*shape, dtype)
     solution = solve_many(name, np.zeros((12, shape[1]), dtype), case.endmembers)
@@ -215,7 +215,7 @@ def test_a_black_pixel_is_solved(name, dtype, shape):
 
 @over_solvers
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("shape", [(3, 8), (8, 12), (14, 20)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 7), (8, 12), (13, 30)], ids=str)
 def test_pixels_that_are_not_finite_are_flagged_and_disturb_nobody(name, bad, shape):
     case = scene(*shape, "float32")
     clean = solve_many(name, case.pixels[:12], case.endmembers)
@@ -234,7 +234,7 @@ def test_pixels_that_are_not_finite_are_flagged_and_disturb_nobody(name, bad, sh
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_pixels_of_another_size_than_the_endmembers(name, dtype, factor):
     """An optimum all the same, to the precision of ‖E‖², which is what sums to one here."""
-    case = scene(3, 8, dtype)
+    case = scene(3, 7, dtype)
     pixels = (case.pixels[:12] * factor).astype(dtype)
     solution = solve_many(name, pixels, case.endmembers)
     best = oracle(name, pixels, case.endmembers)
@@ -250,8 +250,8 @@ def test_pixels_of_another_size_than_the_endmembers(name, dtype, factor):
 def test_endmembers_that_point_everywhere_leave_no_bound_but_an_optimum():
     """Spectra of either sign, as after the removal of a continuum."""
     rng = np.random.default_rng(11)
-    endmembers = rng.normal(size=(3, 8))
-    pixels = rng.normal(size=(12, 8))
+    endmembers = rng.normal(size=(3, 7))
+    pixels = rng.normal(size=(12, 7))
     solution = solve_many("nnls", pixels, endmembers)
     assert_close(solution.abundances, oracle("nnls", pixels, endmembers))
     assert solution.converged.all()
@@ -294,13 +294,13 @@ def test_eager_solvers_stand_degeneracy():
     assert not bool(solution.unique)
 
 
-@pytest.mark.parametrize("count", [3, 5, 10])
-def test_nearly_equal_endmembers_are_told_apart(count):
+@pytest.mark.parametrize(("count", "bands"), [(3, 100), (5, 30), (12, 25)])
+def test_nearly_equal_endmembers_are_told_apart(count, bands):
     """Condition number 1e7: float64 holds what is needed to 1e-9, a solver on the Gram matrix loses all of it."""
     rng = np.random.default_rng(count)
-    endmembers = rng.uniform(size=(count, 100))
-    endmembers[1] = endmembers[0] + 1e-6 * rng.standard_normal(100)
-    truth = rng.dirichlet(np.ones(count), 60)
+    endmembers = rng.uniform(size=(count, bands))
+    endmembers[1] = endmembers[0] + 1e-6 * rng.standard_normal(bands)
+    truth = rng.dirichlet(np.ones(count), 54)
     truth[:20, : count // 2] = 0
     truth /= truth.sum(1, keepdims=True)
     with jax.enable_x64(True):
@@ -312,7 +312,7 @@ def test_nearly_equal_endmembers_are_told_apart(count):
 
 def test_vmap_takes_numpy_pixels():
     rng = np.random.default_rng(0)
-    endmembers, pixels = spectra(rng, 3, 20), rng.uniform(size=(4, 20))
+    endmembers, pixels = spectra(rng, 3, 7), rng.uniform(size=(4, 7))
     problem = prepare(endmembers)
     eager = jax.vmap(lambda pixel: least_squares.fcls(pixel, problem))(pixels.astype(np.float32))
     assert_close(eager.abundances, solve_many("fcls", pixels.astype(np.float32), endmembers).abundances)

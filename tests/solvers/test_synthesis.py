@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_close
-from solvers.varied import BANDS, GENERATORS, NOISE, minerals, prepared, rmse, scaled, scene, unmix
+from solvers.varied import BANDS, GENERATORS, NOISE, SOLVERS, minerals, prepared, rendered, rmse, scaled, scene, unmix
 
 from unmix_jax.physics.variation import ScaleSlopeShift
 from unmix_jax.solvers.least_squares import fcls, prepare
 from unmix_jax.solvers.synthesis import alternating, map_synthesis, marginal, prepare_synthesis
 
-SOLVERS = {"marginal": marginal, "map": functools.partial(map_synthesis, max_steps=6)}
-each_solver = pytest.mark.parametrize("solver", SOLVERS)
+each_solver = pytest.mark.parametrize("solver", ["marginal", "map"])
 each_generator = pytest.mark.parametrize("kind", GENERATORS)
 
 
@@ -40,7 +39,7 @@ def test_better_than_fixed_endmembers_and_on_the_simplex(solver, kind):
 @each_solver
 def test_tolerance_zero_is_fcls_exactly(solver):
     pixels, _, _ = scene("minerals")
-    still = prepare_synthesis(minerals(0.0), noise=NOISE, rank=40, samples=16)
+    still = prepared("minerals", 0.0)
     library = np.asarray(still.library.endmembers)
     found = unmix(eqx.Partial(SOLVERS[solver], endmembers=still), pixels)
     exact = unmix(eqx.Partial(fcls, endmembers=still.library), pixels)
@@ -55,13 +54,25 @@ def test_tolerance_zero_is_fcls_exactly(solver):
 def test_vmap_is_a_loop_and_the_tile_does_not_matter(solver, kind):
     pixels = scene(kind)[0][:9]
     unmixer = eqx.Partial(SOLVERS[solver], endmembers=prepared(kind))
-    one = jax.jit(lambda pixel: unmixer(pixel))
-    many = unmix(unmixer, pixels, tile=4)
-    for n in (0, 5):
-        alone = one(pixels[n])
-        np.testing.assert_allclose(alone.abundances, many.abundances[n], atol=2e-4)
-        np.testing.assert_allclose(alone.residual, many.residual[n], rtol=1e-2)
-    np.testing.assert_allclose(many.abundances, solved(solver, kind).abundances[:9], atol=2e-4)
+    many, alone = solved(solver, kind), unmix(unmixer, pixels, tile=1)
+    np.testing.assert_allclose(alone.abundances, many.abundances[:9], atol=2e-4)
+    np.testing.assert_allclose(alone.residual, many.residual[:9], rtol=1e-2)
+    if solver == "marginal":  # the other one takes long to compile
+        one = eqx.filter_jit(unmixer)(pixels[5])
+        np.testing.assert_allclose(one.abundances, many.abundances[5], atol=2e-4)
+        np.testing.assert_allclose(one.residual, many.residual[5], rtol=1e-2)
+
+
+@functools.cache
+def differentiated(solver):
+    """A weighted sum of the abundances with its derivative in the pixel, and the solution that it comes from."""
+    solve = {"marginal": marginal, "map": functools.partial(map_synthesis, max_steps=30, tol=1e-9)}[solver]
+
+    def value(pixel, problem):
+        found = solve(pixel, problem)
+        return jnp.sum(jnp.arange(5.0) * found.abundances), found
+
+    return jax.jit(jax.value_and_grad(value, has_aux=True))
 
 
 @pytest.mark.usefixtures("x64")
@@ -73,12 +84,11 @@ def test_truth_without_noise(kind):
     truth = np.array([0.5, 0.3, 0.0, 0.2, 0.0])
     rng = np.random.default_rng(1)
     u = 0.3 * rng.normal(size=generator.free.shape) * np.asarray(generator.free)
-    exact = truth @ np.asarray(generator(jnp.zeros(u.shape)))
-    moved = truth @ np.asarray(generator(jnp.asarray(u)))
-    solve = jax.jit(lambda p: map_synthesis(p, problem, max_steps=30, tol=1e-6))
-    np.testing.assert_allclose(solve(exact).abundances, truth, atol=2e-3)
-    np.testing.assert_allclose(solve(moved).abundances, truth, atol=6e-2)
-    assert float(solve(moved).residual) < 1e-4
+    exact, moved = truth @ np.asarray(rendered(generator, jnp.asarray([0 * u, u])))
+    exact, moved = (differentiated("map")(jnp.asarray(pixel), problem)[0][1] for pixel in (exact, moved))
+    np.testing.assert_allclose(exact.abundances, truth, atol=2e-3)
+    np.testing.assert_allclose(moved.abundances, truth, atol=6e-2)
+    assert float(moved.residual) < 1e-4
 
 
 @each_generator
@@ -165,35 +175,15 @@ def test_derivatives_in_the_pixel_are_the_differences(solver):
     with jax.enable_x64(True):
         problem = prepare_synthesis(minerals(0.3), noise=NOISE, rank=40, samples=64)
         pixel = jnp.asarray(scene("minerals")[0][3], jnp.float64)
-        solve = {"marginal": marginal, "map": functools.partial(map_synthesis, max_steps=30, tol=1e-9)}[solver]
-        weights = jnp.arange(5.0)
-
-        def value(pixel):
-            return jnp.sum(weights * solve(pixel, problem).abundances)
-
-        slope = jax.jit(jax.grad(value))(pixel)
+        both = differentiated(solver)
+        slope = both(pixel, problem)[1]
         direction = jnp.asarray(np.random.default_rng(0).normal(size=pixel.shape))
         step = 1e-5
-        value = jax.jit(value)
-        difference = (value(pixel + step * direction) - value(pixel - step * direction)) / (2 * step)
+        ends = [both(pixel + sign * step * direction, problem)[0][0] for sign in (1, -1)]
+        difference = (ends[0] - ends[1]) / (2 * step)
         assert np.isfinite(slope).all()
         tolerance = 1e-4 if solver == "marginal" else 0.2  # Gauss-Newton leaves out the curvature of the spectra
         np.testing.assert_allclose(float(slope @ direction), float(difference), rtol=tolerance)
-
-
-@pytest.mark.parametrize("solver", ["marginal"])
-def test_zero_contrast_and_collinear_endmembers_break_nothing(solver):
-    still = minerals()
-    spectra = np.array(still(jnp.zeros(still.free.shape)))
-    library = np.concatenate([spectra, np.ones((1, len(BANDS))), spectra[:1], 0.5 + 0.5 * spectra[1:2]])
-    generator = ScaleSlopeShift(library, scale=0.1, slope=0.05, shift=0.5, level=1.0)
-    problem = prepare_synthesis(generator, noise=NOISE, rank=40, samples=64)
-    pixels = scene("scale, slope, shift")[0]
-    found = unmix(eqx.Partial(SOLVERS[solver], endmembers=problem), pixels)
-    assert np.isfinite(found.abundances).all()
-    assert np.isfinite(found.covariance).all()
-    assert found.converged.mean() > 0.5  # in float32 a third of them carries no certificate, and says so
-    assert not found.unique.any()
 
 
 @pytest.mark.parametrize("solver", ["marginal"])
@@ -249,17 +239,19 @@ def test_alternating_takes_the_steps_of_adam_in_the_units_of_the_parameters():
     """Against a loop in NumPy: SLSQP is replaced by FCLS, Adam written out, the gradient by differences."""
     generator = ScaleSlopeShift(np.asarray(scaled().endmembers, np.float64)[:3], scale=0.1, slope=0.1, shift=0.0)
     pixel = np.asarray(scene("scale, slope, shift")[0][0], np.float64)
-    found = alternating(jnp.asarray(pixel), generator, steps=4, learning_rate=0.02)
+    found = jax.jit(lambda pixel, generator: alternating(pixel, generator, steps=4, learning_rate=0.02))(
+        jnp.asarray(pixel), generator
+    )
+    render, solve = jax.jit(lambda u: generator(u)), jax.jit(fcls)
+    slope_of = jax.jit(jax.grad(lambda r, x: jnp.mean((pixel - x @ generator(r / divisor)) ** 2)))
     raw = np.zeros(generator.free.shape)
     mean, square = raw.copy(), raw.copy()
     width = np.asarray(generator.width)
     divisor = np.where(width > 0, width, 1.0)
     for number in range(1, 5):
-        spectra = np.asarray(generator(jnp.asarray(raw / divisor)))
-        x = np.asarray(fcls(jnp.asarray(pixel), spectra).abundances)
-        slope = np.asarray(
-            jax.grad(lambda r, x=x: jnp.mean((pixel - x @ generator(r / divisor)) ** 2))(jnp.asarray(raw))
-        )
+        spectra = np.asarray(render(jnp.asarray(raw / divisor)))
+        x = np.asarray(solve(jnp.asarray(pixel), prepare(spectra)).abundances)
+        slope = np.asarray(slope_of(jnp.asarray(raw), jnp.asarray(x)))
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         if number < 4:
             move = mean / (1 - 0.9**number) / (np.sqrt(square / (1 - 0.999**number)) + 1e-8)
@@ -271,33 +263,8 @@ def test_alternating_takes_the_steps_of_adam_in_the_units_of_the_parameters():
 def test_a_penalty_makes_abundances_sparser():
     pixels = scene("minerals")[0][:8]
     plain, sparse = (
-        unmix(eqx.Partial(alternating, endmembers=minerals(), steps=1, penalty=p, exponent=0.5), pixels).abundances
-        for p in (0.0, 3e-3)
+        unmix(eqx.Partial(alternating, endmembers=minerals(), steps=1, **options), pixels).abundances
+        for options in ({}, {"penalty": 3e-3, "exponent": 0.5})
     )
     assert np.sum(sparse > 1e-3) < np.sum(plain > 1e-3)
     assert_close(sparse.sum(-1), np.ones(8, np.float32))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"noise": 0.0}, "noise is a standard deviation"),
-        ({"noise": np.ones(3)}, "noise has shape"),
-        ({"prior": -1.0}, "not below zero"),
-        ({"rank": 2}, "cannot hold"),
-        ({"samples": 1}, "two samples or more"),
-        ({"good_bands": np.ones(4, bool)}, "good_bands has shape"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        prepare_synthesis(minerals(), **{"noise": NOISE, "rank": 40, "samples": 16, **options})
-
-
-def test_bad_pixels_are_refused():
-    with pytest.raises(ValueError, match="endmembers have 81 bands"):
-        marginal(jnp.ones(7), prepared("minerals"))
-    with pytest.raises(ValueError, match="endmembers have 81 bands"):
-        alternating(jnp.ones(7), minerals())
-    with pytest.raises(ValueError, match="steps must be positive"):
-        alternating(jnp.ones(81), minerals(), steps=0)

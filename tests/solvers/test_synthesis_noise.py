@@ -1,6 +1,7 @@
 """Noise that bands share: covariance in place of a standard deviation."""
 
 import equinox as eqx
+import jax
 import numpy as np
 import pytest
 from solvers.varied import BANDS, NOISE, minerals, prepared, rmse, scene, unmix
@@ -9,6 +10,7 @@ from unmix_jax.endmembers.identifiability import identifiability
 from unmix_jax.scenes.noise import noise_covariance
 from unmix_jax.solvers.least_squares import fcls
 from unmix_jax.solvers.synthesis import map_synthesis, marginal, prepare_synthesis
+from unmix_jax.solvers.synthesis_simplex import whiten_rows
 
 BROAD, LENGTH = 0.01, 60.0  # cm⁻¹
 OPTIONS = {"rank": 40, "samples": 256}
@@ -101,6 +103,23 @@ def test_bands_that_do_not_count_do_not_count_here_either():
     assert np.isfinite(one.residual).all()
     root = np.linalg.cholesky(broad_covariance()[cut]).T  # from white noise to noise, in the bands that count
     np.testing.assert_allclose(np.asarray(problem.noise)[cut], root, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e1, 1e4, 1e6])
+def test_whitening_by_a_covariance_far_above_the_noise(size):
+    """A resonance narrower than its box changes a pixel by thousands of standard deviations; float32 has 7 digits."""
+    rng = np.random.default_rng(0)
+    strong = size * rng.normal(size=(20, 40)).astype(np.float32)
+    rows = rng.normal(size=(3, 40)).astype(np.float32)
+    white, factor = jax.jit(whiten_rows)(strong.T @ strong, rows)
+    assert np.isfinite(white).all()
+    assert np.isfinite(factor).all()
+    known = np.float64(strong)
+    exact = np.float64(rows) @ np.linalg.inv(np.eye(40) + known.T @ known) @ np.float64(rows).T
+    if size < 1e3:
+        np.testing.assert_allclose(white @ white.T, exact, rtol=2e-2, atol=1e-2)
+    else:  # rounding is noise, of more than one: never more certain than the truth
+        assert np.all(np.diag(white @ white.T) <= 1.1 * np.diag(exact))
 
 
 @pytest.mark.parametrize(

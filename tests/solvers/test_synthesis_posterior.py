@@ -38,6 +38,11 @@ def quadrature(gram, weights, cells=400):
     return sum(p[0] * p[1] for p in pieces) / total, sum(p[0] * p[2] for p in pieces) / total
 
 
+run_chains = jax.jit(
+    jax.vmap(jax.vmap(_chain, (None, None, None, None, None, 0)), (0, None, None, None, None, None)), static_argnums=4
+)
+
+
 @pytest.mark.parametrize("chances", [(1.0, 1.0, 1.0), (1.0, 0.2, 0.05)])
 def test_the_chain_is_the_distribution_it_says(chances):
     """Any choice of turns must leave the same distribution: mean and presence of 48 chains against quadrature."""
@@ -47,12 +52,8 @@ def test_the_chain_is_the_distribution_it_says(chances):
     grams = np.einsum("nib,njb->nij", spectra, spectra)
     weights = _log_weights(3)
     keys = jax.random.split(jax.random.key(5), 16)
-    run = jax.jit(
-        jax.vmap(jax.vmap(_chain, (None, None, None, None, None, 0)), (0, None, None, None, None, None)),
-        static_argnums=4,
-    )
     start = jnp.asarray([0.2, 0.3, 0.5], jnp.float32)
-    found = run(
+    found = run_chains(
         jnp.asarray(grams, jnp.float32), jnp.asarray(weights, jnp.float32), jnp.asarray(chances), start, 600, keys
     )
     for n, gram in enumerate(grams):

@@ -10,15 +10,22 @@ from unmix_jax import driver
 from unmix_jax.physics.box import box_around
 from unmix_jax.physics.dispersion import from_axes, stack
 from unmix_jax.physics.variation import DispersionVariation, ScaleSlopeShift
-from unmix_jax.solvers.synthesis import prepare_synthesis
+from unmix_jax.solvers.synthesis import alternating, map_synthesis, marginal, posterior, prepare_synthesis
 
 BANDS = np.linspace(400.0, 1400.0, 81)
 NOISE = 2e-3
+NODATA = -9999.0
+SOLVERS = {  # one object each: what is compiled for one test serves the others
+    "marginal": marginal,
+    "map": functools.partial(map_synthesis, max_steps=6),
+    "posterior": functools.partial(posterior, sweeps=40),
+    "alternating": functools.partial(alternating, steps=4),
+}
 
 
 def unmix(unmixer, pixels, tile=64):
     """In tiles of the size of a scene here; the default one would mostly be padding."""
-    return driver.unmix(unmixer, pixels, tile=tile)
+    return driver.unmix(unmixer, pixels, tile=tile, nodata=NODATA)
 
 
 def minerals(tolerance=1.0, count=5):
@@ -51,6 +58,12 @@ def prepared(kind, tolerance=1.0, **options):
     return prepare_synthesis(GENERATORS[kind](tolerance), **{"noise": NOISE, "rank": 40, "samples": 256, **options})
 
 
+@jax.jit
+def rendered(generator, u):
+    """Spectra [pixel, endmember, band]."""
+    return jax.vmap(lambda one: generator(one))(u)
+
+
 @functools.cache
 def scene(kind, pixels=64, noise=NOISE, seed=0):
     """Pixels of endmembers that vary, abundances and displacements."""
@@ -62,7 +75,7 @@ def scene(kind, pixels=64, noise=NOISE, seed=0):
     abundances = np.zeros((pixels, count))
     for row, some in zip(abundances, truth, strict=True):
         row[rng.choice(count, 3, replace=False)] = some
-    spectra = np.einsum("pe,peb->pb", abundances, np.asarray(jax.vmap(generator)(u), float))
+    spectra = np.einsum("pe,peb->pb", abundances, np.asarray(rendered(generator, u), float))
     return (spectra + noise * rng.normal(size=spectra.shape)).astype(np.float32), abundances, u
 
 

@@ -84,7 +84,11 @@ class DispersionVariation(eqx.Module):
             if not (lower <= upper).all():
                 raise ValueError(f"{int((~(lower <= upper)).sum())} lower bounds lie above the upper ones")
             if not ((lower <= center) & (center <= upper)).all():
-                raise ValueError("the library lies outside of its box: displacement 0 would not be the library")
+                outside = int((~((lower <= center) & (center <= upper))).sum())
+                raise ValueError(
+                    f"the library lies outside of its box in {outside} parameters: "
+                    "displacement 0 would not be the library"
+                )
         self.library, self.box = library, box
         self.wavenumber = jnp.asarray(wavenumber, jnp.result_type(library.frequency))
 
@@ -178,12 +182,13 @@ class ScaleSlopeShift(eqx.Module):
         """Check shapes and signs.
 
         Raises:
-            ValueError: endmembers that are not [endmember, band] with two bands or more, or a negative range.
+            ValueError: endmembers that are not [endmember, band] with two bands or more, or a range that is negative or
+                not finite.
         """
         if len(np.shape(endmembers)) != 2 or np.shape(endmembers)[1] < 2:
             raise ValueError(f"endmembers are [endmember, band] with at least two bands, got {np.shape(endmembers)}")
-        if not (scale >= 0 and slope >= 0 and shift >= 0):
-            raise ValueError(f"scale, slope and shift are not below zero, got {scale}, {slope}, {shift}")
+        if not all(0 <= value < np.inf for value in (scale, slope, shift)):
+            raise ValueError(f"scale, slope and shift are finite and not below zero, got {scale}, {slope}, {shift}")
         self.endmembers = jnp.asarray(endmembers, jnp.result_type(float, endmembers))
         self.scale, self.slope, self.shift, self.level = (
             jnp.asarray(value, self.endmembers.dtype) for value in (scale, slope, shift, level)

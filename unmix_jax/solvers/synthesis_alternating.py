@@ -54,17 +54,21 @@ def alternating(
         the gap speak of the last abundance step alone.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands, start and displacements in their shape, or
-            there is no step.
+        ValueError: if pixel and endmembers differ in their number of bands, start and displacements in their shape,
+            there is no step, or no endmember may move.
 
     Reference:
         Janiczek et al. 2020, section 3.3, arXiv:2007.05996, and its published code.
     """
     if steps < 1:
         raise ValueError(f"steps must be positive, got {steps}")
+    if moving < 1:
+        raise ValueError(f"moving must be positive, got {moving}")
+    if len(jnp.shape(pixel)) != 1:
+        raise ValueError(f"one pixel is [band], got shape {jnp.shape(pixel)}; use unmix or jax.vmap for many")
     shape = jax.eval_shape(lambda g: g(jnp.zeros_like(g.width)), endmembers).shape
-    if pixel.shape != shape[1:]:
-        raise ValueError(f"endmembers have {shape[1]} bands, pixels have shape {pixel.shape}")
+    if jnp.shape(pixel) != shape[1:]:
+        raise ValueError(f"endmembers have {shape[1]} bands, pixels have {jnp.shape(pixel)[0]}")
     if start is not None and jnp.shape(start) != jnp.shape(endmembers.width):
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {jnp.shape(endmembers.width)}")
 

@@ -125,8 +125,11 @@ def held_out_rms(
         In the unit of the pixels; NaN for a pixel that holds NaN or infinity in a band that counts.
 
     Raises:
-        ValueError: pixels of another shape, a tile below one, or a solver that tells no displacements.
+        ValueError: nothing from `leave_bands_out`, pixels of another shape, a tile below one, or a solver that tells
+            no displacements.
     """
+    if not held_out:
+        raise ValueError("held_out is empty; leave_bands_out makes it")
     pixels = np.asarray(pixels)
     bands = held_out[0].left_out.size
     if pixels.ndim != 2 or pixels.shape[1] != bands or not len(pixels):

@@ -60,7 +60,8 @@ def posterior(
         standard deviation, or by 0.01, in every endmember; more sweeps help where they do not.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands, or there are fewer than 20 sweeps.
+        ValueError: if pixel and endmembers differ in their number of bands, there are fewer than 20 sweeps, or odds
+            that are not finite and above zero (those that are traced leave ``converged`` False).
 
     Reference:
         Dobigeon et al. 2008, doi:10.1109/TSP.2008.917851, for Gibbs sampling on the simplex; George & McCulloch 1997,
@@ -68,6 +69,8 @@ def posterior(
     """
     if sweeps < 20:
         raise ValueError(f"a posterior takes 20 sweeps or more, got {sweeps}")
+    if not isinstance(odds, jax.core.Tracer) and not 0 < odds < np.inf:
+        raise ValueError(f"odds are finite and above zero, got {odds}")
     seen = see(pixel, endmembers)
     first = marginal_of(seen, endmembers, reweightings)
     key = jax.random.key(0) if key is None else key

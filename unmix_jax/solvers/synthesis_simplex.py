@@ -14,6 +14,8 @@ from unmix_jax.solvers.tables import _geometry
 
 __all__ = ["back", "frank_wolfe_gap", "in_chunks", "simplex_solve", "support_covariance", "whiten_rows"]
 
+ROUNDING = 16  # of a covariance, in units of the last place of its greatest variance: less, and some have no factor
+
 
 def in_chunks(function: Callable[..., Any], shared: Any, own: tuple[Array, ...], *, size: int) -> Any:
     """``function(shared, *own)`` of one pixel; a ``vmap`` over it computes `size` pixels at a time.
@@ -57,8 +59,12 @@ def in_chunks(function: Callable[..., Any], shared: Any, own: tuple[Array, ...],
 def whiten_rows(
     covariance: Float[Array, "rank rank"], rows: Float[Array, "row rank"]
 ) -> tuple[Float[Array, "row rank"], Float[Array, "rank rank"]]:
-    """Rows times the inverse root of ``1 + covariance``, and its Cholesky factor."""
-    factor = jnp.linalg.cholesky(covariance + jnp.eye(covariance.shape[0], dtype=covariance.dtype))
+    """Rows times the inverse root of ``1 + covariance``, and its Cholesky factor.
+
+    What rounding makes of the covariance counts as noise: where it is far greater than one, there would be no factor.
+    """
+    rounding = ROUNDING * jnp.finfo(covariance.dtype).eps * jnp.max(jnp.diag(covariance))
+    factor = jnp.linalg.cholesky(covariance + (1 + rounding) * jnp.eye(covariance.shape[0], dtype=covariance.dtype))
     return jax.lax.linalg.triangular_solve(factor, rows, left_side=False, lower=True, transpose_a=True), factor
 
 
@@ -112,11 +118,12 @@ def frank_wolfe_gap(
     abundances: Float[Array, "endmember"],
     slope: Float[Array, "endmember"] | None = None,
 ) -> Float[Array, ""]:
-    """Bound on the excess of the objective of `simplex_solve`, over ½‖y‖²."""
+    """Bound on the excess of the objective of `simplex_solve`, over ½‖y‖²; NaN where that is not finite."""
     gradient = matmul(endmembers, matmul(abundances, endmembers) - pixel) + (0.0 if slope is None else slope)
     excess = jnp.maximum(jnp.sum(gradient * abundances) - jnp.min(gradient), 0)
     energy = 0.5 * squared_norm(pixel)
-    return jnp.where(energy > 0, excess / jnp.where(energy > 0, energy, 1.0), 0.0)
+    gap = jnp.where(energy > 0, excess / jnp.where(energy > 0, energy, 1.0), 0.0)
+    return jnp.where(jnp.isfinite(energy), gap, jnp.nan)
 
 
 def _bordered(gram: Array, inside: Array) -> Callable[[Array], Array]:
