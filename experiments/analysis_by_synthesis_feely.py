@@ -35,11 +35,9 @@ between -0.022 and -0.002; `map_baseline_norm_all90` 0.091. Needs UNMIX_JAX_DATA
 core, it resumes.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import dispersion_fit_minerals
 import equinox as eqx
@@ -47,49 +45,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import Partial, main, one_core
+from feely_choice import MAP, MARGINAL, choose, gls_noise
+from feely_rocks import DEGREE, ODD, Rocks, at_rest, detrended, fixed, interval, library, listed, rms, unmix, varied
 
-from unmix_jax import driver
-from unmix_jax.endmembers.classes import classes_of
 from unmix_jax.physics.box import box_around
-from unmix_jax.physics.dispersion import Dispersion, stack, unstack
+from unmix_jax.physics.dispersion import Dispersion, stack
 from unmix_jax.physics.variation import DispersionVariation
 from unmix_jax.scenes.datasets import load
-from unmix_jax.scenes.dispersion_files import load_dispersion
-from unmix_jax.scenes.noise import noise_covariance
-from unmix_jax.solvers.least_squares import fcls, prepare
-from unmix_jax.solvers.synthesis import alternating, map_synthesis, marginal, posterior, prepare_synthesis
-from unmix_jax.solvers.synthesis_choice import held_out_rms, leave_bands_out
-from unmix_jax.solvers.tables import polynomial_baseline
+from unmix_jax.solvers.synthesis import alternating, posterior, prepare_synthesis
 
-FREQUENCIES = (0.001, 0.003, 0.01)  # tolerances of the grid
-SHAPES = (0.05, 0.15)  # of strengths and dampings
-NOISES = (0.004, 0.008, 0.016)  # independent
-NOISE = 0.001  # of the spectrometer, where there is a broad part besides
-BROADS = (0.004, 0.008)
-LENGTHS = (10.0, 30.0, 100.0)  # cm⁻¹
-DEGREE = 2  # of the baseline
-HALF, ODD = 45, 66  # spectra of the first half; the row whose label is in doubt
-CLASH = ("Serpentine-2",)
 JOINT_NOISE = 0.004
 SHOWN = ("fcls", "gls", "alternating", "marginal", "map", "posterior", "white_marginal", "white_map")
 SHOWN = (*SHOWN, "fcls_baseline", "gls_baseline", "marginal_baseline", "map_baseline")
-MARGINAL = eqx.Partial(marginal, displacement=True)
-MAP = eqx.Partial(map_synthesis, displacement=True)
-
-
-class Setting(NamedTuple):
-    """Tolerance of the frequencies, of strengths and dampings; noise, its broad part and the length of that, cm⁻¹."""
-
-    frequency: float
-    shape: float
-    noise: float
-    broad: float = 0.0
-    length: float = 0.0
-
-    def key(self, label: str = "") -> str:
-        """Of the record."""
-        broad = f"_broad{self.broad}_length{self.length}" if self.broad else ""
-        return f"grid{label}_frequency{self.frequency}_shape{self.shape}_noise{self.noise}{broad}"
 
 
 @dataclass(frozen=True)
@@ -125,115 +92,6 @@ class Config:
     bootstrap: int = 10_000
 
 
-class Detrended(eqx.Module):
-    """A generator of endmembers without what a baseline explains of them."""
-
-    generator: DispersionVariation
-    columns: Any
-    inverse: Any
-
-    @property
-    def free(self) -> Any:
-        """As of the generator."""
-        return self.generator.free
-
-    @property
-    def width(self) -> Any:
-        """As of the generator."""
-        return self.generator.width
-
-    def select(self, members: Any) -> "Detrended":
-        """Some of the endmembers."""
-        return Detrended(self.generator.select(members), self.columns, self.inverse)
-
-    def without(self, spectra: Any) -> Any:
-        """Spectra less their baseline."""
-        part = jnp.matmul(spectra, self.inverse, precision="highest")
-        return spectra - jnp.matmul(part, self.columns, precision="highest")
-
-    def __call__(self, displacement: Any) -> Any:
-        """Endmembers less their baseline."""
-        return self.without(self.generator(displacement))
-
-
-def detrended(generator: DispersionVariation) -> Detrended:
-    """With the quadratic of `prepare(..., baseline=2)`."""
-    columns = polynomial_baseline(np.arange(float(generator.wavenumber.size)), DEGREE)
-    return Detrended(generator, jnp.asarray(columns, jnp.float32), jnp.asarray(np.linalg.pinv(columns), jnp.float32))
-
-
-def library(drop: tuple[str, ...] = ()) -> tuple[list[str], Dispersion]:
-    """The authors' minerals, but for some."""
-    path = Path(os.environ["UNMIX_JAX_DATA"]) / "feely" / "infrarender_dispersion_params.json"
-    names, minerals, _ = load_dispersion(path)
-    kept = [i for i, name in enumerate(names) if name not in drop]
-    parts = unstack(minerals)
-    return [names[i] for i in kept], stack([parts[i] for i in kept])
-
-
-def unmix(unmixer: Any, pixels: np.ndarray) -> Any:
-    """All spectra in one tile of their own size: the default one would mostly be padding."""
-    return driver.unmix(unmixer, pixels, tile=len(pixels))
-
-
-def listed(solution: Any) -> list[list[float]]:
-    """Abundances as JSON holds them."""
-    return np.asarray(solution.abundances, float).round(7).tolist()
-
-
-class Rocks:
-    """Spectra, truth, and how endmembers add up to classes."""
-
-    def __init__(self, config: Config) -> None:
-        """Read the 90 valid rocks."""
-        scene = load("feely/modelled")
-        self.rows = np.flatnonzero(np.asarray(scene.mask))[:: config.every]
-        self.wavenumber = np.asarray(scene.axis.centers, np.float64)
-        self.window = (self.wavenumber >= 400) & (self.wavenumber <= 1400)
-        self.all_bands = np.asarray(scene.cube)[self.rows].astype(np.float32)
-        self.pixels = np.ascontiguousarray(self.all_bands[:, self.window])
-        self.truth = np.asarray(scene.abundances, np.float64)[self.rows]
-        self.first = int(np.ceil(HALF / config.every))
-        self.wanted = scene.abundance_names
-        self.class_of = dict(zip(scene.endmembers.names, scene.endmembers.classes, strict=True))
-        self.names, self.minerals = library(CLASH)
-
-    def generator(self, minerals: Dispersion, **tolerances: float) -> DispersionVariation:
-        """The minerals in the window; the tolerances of the authors' demo where none are given."""
-        return DispersionVariation(minerals, box_around(minerals, **tolerances), self.wavenumber[self.window])
-
-    def noise(self, setting: Setting) -> Any:
-        """Standard deviation, or covariance of the bands in the window."""
-        if not setting.broad:
-            return setting.noise
-        window = self.wavenumber[self.window]
-        return noise_covariance(window, setting.noise, broad=setting.broad, length=setting.length)
-
-    def fractions(self, abundances: Any, *, norm: bool = False) -> np.ndarray:
-        """Fractions of the classes, [spectrum, class]."""
-        of = [self.class_of[name] for name in self.names]
-        classes = classes_of(self.names, of, order=self.wanted, drop=("Blackbody",) if norm else ())
-        return np.nan_to_num(np.asarray(classes(np.asarray(abundances, float))))
-
-    def errors(self, abundances: Any, *, norm: bool = False) -> np.ndarray:
-        """Summed squared error of each spectrum."""
-        return np.sum((self.fractions(abundances, norm=norm) - self.truth) ** 2, 1)
-
-    def errors_as_published(self, abundances: Any) -> np.ndarray:
-        """The same of all 38 minerals, added up as the authors' code does."""
-        names, _ = library()
-        of = {name: [n for n in names if self.class_of[n] == name] for name in self.wanted} | {"epidote": ["Enstatite"]}
-        fractions = np.asarray(classes_of(names, of, order=self.wanted)(np.asarray(abundances, float)))
-        return np.sum((fractions - self.truth) ** 2, 1)
-
-
-def interval(difference: np.ndarray, samples: int) -> tuple[float, float]:
-    """95 % paired bootstrap interval of a mean."""
-    rng = np.random.default_rng(0)
-    means = difference[rng.integers(0, len(difference), (samples, len(difference)))].mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
-
-
 def reference(rocks: Rocks, config: Config) -> dict[str, Any]:
     """`alternating` under the authors' own protocol, its whole path."""
     _, minerals = library()
@@ -245,147 +103,6 @@ def reference(rocks: Rocks, config: Config) -> dict[str, Any]:
         "errors": np.array(errors).tolist(),
         "rms": np.sqrt(np.asarray(found.fitted["history"])).mean(0).tolist(),
     }
-
-
-def varied(rocks: Rocks, minerals: Dispersion, setting: Setting) -> DispersionVariation:
-    """Minerals in a box of these tolerances."""
-    box = {"frequency": setting.frequency, "damping": setting.shape, "strength": setting.shape}
-    return rocks.generator(minerals, **box, epsilon_inf=1e-4, weights=1e-4)
-
-
-def tried(rocks: Rocks, config: Config, setting: Setting, baseline: int | None) -> dict[str, Any]:
-    """What likelihood, bands left out (where noise is independent) and labels say of one setting."""
-    generator = varied(rocks, rocks.minerals, setting)
-    options = {"baseline": baseline, "rank": config.choose_rank, "samples": config.choose_samples}
-    options["noise"] = rocks.noise(setting)
-    problem = prepare_synthesis(generator, **options)
-    both = {name: unmix(eqx.Partial(s, endmembers=problem), rocks.pixels) for name, s in SOLVERS.items()}
-    result: dict[str, Any] = {"log_likelihood": float(np.sum(both["marginal"].fitted["log_likelihood"]))}
-    held_out = () if setting.broad else leave_bands_out(generator, **options)
-    for name, solver in SOLVERS.items():
-        if held_out:
-            result[f"{name}_held_out"] = held_out_rms(solver, held_out, rocks.pixels, tile=len(rocks.pixels)).tolist()
-        for metric in ("authors", "norm"):
-            result[f"{name}_{metric}"] = rocks.errors(both[name].abundances, norm=metric == "norm").tolist()
-    return result
-
-
-def gls_noise(rocks: Rocks, config: Config, baseline: int | None) -> dict[str, Any]:
-    """Broad noise of greatest likelihood where endmembers are held, and the abundances then."""
-    generator = rocks.generator(rocks.minerals)
-    found = {}
-    for setting in (Setting(0.0, 0.0, NOISE, b, n) for b in BROADS for n in LENGTHS):
-        options = {"baseline": baseline, "rank": config.choose_rank, "samples": 2, "prior": 0.0}
-        problem = prepare_synthesis(generator, noise=rocks.noise(setting), **options)
-        found[setting] = unmix(eqx.Partial(marginal, endmembers=problem), rocks.pixels)
-    best = max(found, key=lambda s: np.sum(found[s].fitted["log_likelihood"]))
-    return {
-        "broad": best.broad,
-        "length": best.length,
-        "log_likelihood": float(np.sum(found[best].fitted["log_likelihood"])),
-        "abundances": listed(found[best]),
-    }
-
-
-SOLVERS = {"marginal": MARGINAL, "map": MAP}
-
-
-def settings(config: Config) -> list[Setting]:
-    """Of the grid: independent noise, then broad."""
-    boxes = [(f, s) for f in FREQUENCIES for s in SHAPES]
-    white = [Setting(*box, n) for box in boxes for n in NOISES]
-    broad = [Setting(*box, NOISE, b, n) for box in boxes for b in BROADS for n in LENGTHS]
-    return white + broad if config.grid else [white[6], broad[1]]
-
-
-def choose(rocks: Rocks, config: Config, pieces: Partial, label: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """The setting of each method, and all that was tried."""
-    baseline = DEGREE if label else None
-    everything: dict[Setting, Any] = {}
-    metrics: dict[str, float] = {}
-    for setting in settings(config):
-        key = setting.key(label)
-        everything[setting] = pieces.get(key, lambda s=setting: tried(rocks, config, s, baseline))
-        metrics[f"{key}_log_likelihood"] = everything[setting]["log_likelihood"]
-        for name in SOLVERS:
-            if not setting.broad:
-                metrics[f"{key}_{name}_held_out"] = rms(everything[setting][f"{name}_held_out"])
-            for metric in ("authors", "norm"):
-                errors = np.array(everything[setting][f"{name}_{metric}"])
-                metrics[f"{key}_{name}_hindsight_{metric}_all90"] = float(errors.mean())
-                metrics[f"{key}_{name}_hindsight_{metric}_first45"] = float(errors[: rocks.first].mean())
-    best = max(everything, key=lambda s: everything[s]["log_likelihood"])
-    metrics |= {f"chosen{label}_{name}": value for name, value in best._asdict().items()}
-    white, tables = choose_white(rocks, config, pieces, label, everything)
-    return {"best": best} | white, metrics | tables
-
-
-def choose_white(
-    rocks: Rocks, config: Config, pieces: Partial, label: str, everything: dict[Setting, Any]
-) -> tuple[dict[str, Setting], dict[str, float]]:
-    """The setting of each method where noise is independent, by bands left out; and what other rules say."""
-    baseline = DEGREE if label else None
-    grid = {setting: piece for setting, piece in everything.items() if not setting.broad}
-    metrics: dict[str, float] = {}
-    chosen = {}
-
-    def still() -> list[float]:
-        options = {"baseline": baseline, "rank": config.choose_rank, "samples": 2}
-        held_out = leave_bands_out(rocks.generator(rocks.minerals), noise=1.0, prior=0.0, **options)
-        return held_out_rms(MARGINAL, held_out, rocks.pixels, tile=len(rocks.pixels)).tolist()
-
-    metrics[f"fcls{label}_held_out"] = rms(pieces.get(f"held out fcls{label}", still))
-    still_abundances = np.array(pieces.get(f"fcls{label}", lambda: fixed(rocks, at_rest(rocks), baseline)))
-    likely = max(grid, key=lambda s: grid[s]["log_likelihood"])
-    for name in SOLVERS:
-        errors = {s: np.array(grid[s][f"{name}_held_out"]) for s in grid}
-        chosen[name] = min(grid, key=lambda s, e=errors: np.mean(e[s] ** 2))
-        others = {
-            "by_median": min(grid, key=lambda s, e=errors: np.median(e[s])),
-            "by_one_standard_error": simplest(errors, chosen[name]),
-            "by_likelihood": likely,
-            "by_labels_in_hindsight": min(grid, key=lambda s, n=name: np.mean(grid[s][f"{n}_norm"])),
-        }
-        for how, setting in ({"chosen": chosen[name]} | others).items():
-            key = f"white_{name}{label}_{how}"
-            metrics |= {f"{key}_{n}": getattr(setting, n) for n in ("frequency", "shape", "noise")}
-            for metric in ("authors", "norm") if how != "chosen" else ():
-                mine = np.array(grid[setting][f"{name}_{metric}"])
-                difference = mine - rocks.errors(still_abundances, norm=metric == "norm")
-                low, high = interval(difference, config.bootstrap)
-                metrics |= {
-                    f"{key}_{metric}_all90": float(mine.mean()),
-                    f"{key}_{metric}_minus_fcls": float(difference.mean()),
-                    f"{key}_{metric}_minus_fcls_ci_low": low,
-                    f"{key}_{metric}_minus_fcls_ci_high": high,
-                }
-    return chosen, metrics
-
-
-def simplest(errors: dict[Any, np.ndarray], best: Any) -> Any:
-    """The greatest noise, then the narrowest box, no worse than the best by more than one standard error."""
-
-    def near(setting: Any) -> bool:
-        difference = errors[setting] ** 2 - errors[best] ** 2
-        return bool(difference.mean() <= difference.std() / np.sqrt(len(difference)))
-
-    return min(filter(near, errors), key=lambda s: (-s.noise, s.frequency, s.shape))
-
-
-def at_rest(rocks: Rocks) -> np.ndarray:
-    """The authors' endmembers."""
-    generator = rocks.generator(rocks.minerals)
-    return np.asarray(generator(np.zeros(generator.free.shape, np.float32)))
-
-
-def fixed(rocks: Rocks, spectra: np.ndarray, baseline: int | None) -> list[list[float]]:
-    """Abundances by FCLS."""
-    return listed(unmix(eqx.Partial(fcls, endmembers=prepare(spectra, baseline=baseline)), rocks.pixels))
-
-
-def rms(values: Any) -> float:
-    """Root mean square."""
-    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def of_label(rocks: Rocks, config: Config, pieces: Partial, label: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -576,7 +293,7 @@ def scores(rocks: Rocks, config: Config, found: dict[str, np.ndarray]) -> tuple[
 
 def run(config: Config) -> tuple[dict[str, float], Any]:
     """Both protocols."""
-    pieces, rocks = Partial(run, config), Rocks(config)
+    pieces, rocks = Partial(run, config), Rocks(config.every)
     path = pieces.get("reference", lambda: reference(rocks, config))
     trace = np.array(path["errors"])
     metrics = {

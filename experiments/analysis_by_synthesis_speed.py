@@ -28,9 +28,7 @@ on one core, half of it Adam, which resumes. Needs UNMIX_JAX_DATA with feely.
 Reference: Janiczek et al. 2020, arXiv:2007.05996.
 """
 
-import ctypes
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,14 +36,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import analysis_by_synthesis_feely as feely
 import equinox as eqx
+import feely_rocks as feely
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tes_like_scene as tes
 from common import Partial, main, measure, one_core
+from memory import Watch, give_back
 from scipy.optimize import minimize
 
 from unmix_jax.driver import unmix
@@ -240,49 +239,6 @@ def against_adam(rocks: feely.Rocks, config: Config, label: str) -> tuple[dict[s
     }, ratio
 
 
-class Watch:
-    """Peaks of this process's anonymous memory, MB, seen from a thread (Linux; NaN elsewhere)."""
-
-    PAUSE = 0.02  # seconds
-
-    def __init__(self) -> None:
-        """Start."""
-        self.status = Path("/proc/self/status")
-        self.peak, self.running = self.resident(), True
-        self.thread = threading.Thread(target=self.look)
-        self.thread.start()
-
-    def resident(self) -> float:
-        """Anonymous memory now."""
-        if not self.status.exists():
-            return float("nan")
-        text = self.status.read_text()
-        return int(text[text.index("RssAnon") :].split(maxsplit=2)[1]) / 1024
-
-    def look(self) -> None:
-        """Until told to stop."""
-        while self.running:
-            self.peak = max(self.peak, self.resident())
-            time.sleep(self.PAUSE)
-
-    def taken(self) -> float:
-        """The peak since the last call."""
-        now = self.resident()
-        peak, self.peak = max(self.peak, now), now
-        return peak
-
-    def stop(self) -> None:
-        """No thread is left behind."""
-        self.running = False
-        self.thread.join()
-
-
-def give_back() -> None:
-    """Return freed memory to the system where the C library can: reused, it would hide what grows."""
-    if Path("/proc/self/status").exists() and hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def watched(unmixer: Any, pixels: np.ndarray, tile: int) -> tuple[list[tuple[int, float]], float]:
     """Growth of memory beyond the solution, [spectra done, MB] after each tile, and CPU seconds."""
     small = unmix(unmixer, pixels[:tile], tile=tile)
@@ -364,7 +320,7 @@ def million(config: Config) -> tuple[dict[str, float], list[tuple[int, float]]]:
 
 def run(config: Config) -> tuple[dict[str, float], Any]:
     """All three parts, Adam first: it alone is kept."""
-    rocks = feely.Rocks(feely.Config(every=config.every))
+    rocks = feely.Rocks(config.every)
     metrics: dict[str, float] = {}
     ratios: dict[str, np.ndarray] = {}
     for label in tuple(SETTINGS)[: config.boxes]:
