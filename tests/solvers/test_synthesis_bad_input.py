@@ -351,6 +351,8 @@ CALLS = {
     "odds are finite and above zero, got nan": lambda y, p: posterior(y, p, odds=np.nan),
     "steps must be positive, got 0": lambda y, p: alternating(y, p.generator, steps=0),
     "moving must be positive, got 0": lambda y, p: alternating(y, p.generator, moving=0),
+    "members must be positive and max_steps not below zero, got 0 and 24": lambda y, p: map_synthesis(y, p, members=0),
+    "not below zero, got 12 and -1": lambda y, p: map_synthesis(y, p, max_steps=-1),
     r"start has shape \(3, 5\), the displacements \(5, 3\)": lambda y, p: map_synthesis(y, p, start=jnp.zeros((3, 5))),
     r"start has shape \(15,\), the displacements \(5, 3\)": lambda y, p: map_synthesis(y, p, start=jnp.zeros(15)),
     r"start has shape \(4, 3\), the displacements \(5, 3\)": lambda y, p: alternating(

@@ -78,13 +78,16 @@ def map_synthesis(
         the objective, NaN after the last step, ``chi2``, and ``displacement`` [endmember, parameter] if asked for.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands, or start and prior in their shape.
+        ValueError: if pixel and endmembers differ in their number of bands, start and prior in their shape, no
+            endmember may move, or steps are fewer than none.
 
     Reference:
         Janiczek et al. 2020, eq. 7, arXiv:2007.05996, with a prior in place of the bare box; Levenberg 1944 and
         Marquardt 1963 for the damping, Hintermüller et al. 2002 for the walls, Golub & Pereyra 1973,
         doi:10.1137/0710036, for projecting out what is linear.
     """
+    if members < 1 or max_steps < 0:
+        raise ValueError(f"members must be positive and max_steps not below zero, got {members} and {max_steps}")
     if start is not None and jnp.shape(start) != endmembers.prior.shape:
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {endmembers.prior.shape}")
     seen = see(pixel, endmembers)
