@@ -46,7 +46,21 @@ import jax.numpy as jnp
 import numpy as np
 from common import Partial, main, one_core
 from feely_choice import MAP, MARGINAL, choose, gls_noise
-from feely_rocks import DEGREE, ODD, Rocks, at_rest, detrended, fixed, interval, library, listed, rms, unmix, varied
+from feely_rocks import (
+    DEGREE,
+    ODD,
+    Rocks,
+    Setting,
+    at_rest,
+    detrended,
+    fixed,
+    interval,
+    library,
+    listed,
+    rms,
+    unmix,
+    varied,
+)
 
 from unmix_jax.physics.box import box_around
 from unmix_jax.physics.dispersion import Dispersion, stack
