@@ -27,7 +27,7 @@ threshold: `detected` is the share found of the pixels that truly have more than
 of all pixels outside of the deposit, `right` the share of what is found that lies in the deposit, and
 `false_at_90pct` the false share at the threshold by which nine tenths of the pixels with 5 % and more are found.
 `oracle` is FCLS with the endmembers that the pixel was rendered with. Times are CPU times, rendering and compilation
-apart. `posterior_converged` is low: 200 sweeps settle hematite, not all that is alike among 43 endmembers.
+apart. `posterior_converged` is low: 200 sweeps do not settle all that is alike among 43 endmembers.
 
 Expected, abundance RMSE: FCLS 0.0324, `marginal` 0.0244, `map` 0.0239, `posterior` 0.0214 (oracle 0.44 of FCLS's); RMS
 0.0051, 0.0024, 0.0023, 0.0024; false hematite at 90 % found: 2.9 %, 0.35 %, 0.26 %, 0.08 % of the pixels outside. Needs
