@@ -96,15 +96,17 @@ def posterior(
     own = (seen.z, first.abundances, jax.random.key_data(key))
     mean, spread, presence, split, left = in_chunks(sample, (endmembers, weights), own, size=CHUNK)
     deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(spread), 0))
+    residual = residual_of(endmembers, seen, left)
+    finite = jnp.isfinite(residual + jnp.sum(mean) + jnp.log(odds))  # a chain of comparisons with NaN stands still
     return eqx.tree_at(
         lambda s: (s.abundances, s.residual, s.gap, s.steps, s.converged, s.covariance, s.fitted),
         first,
         (
             mean,
-            residual_of(endmembers, seen, left),
+            residual,
             jnp.full_like(first.gap, jnp.nan),
             jnp.asarray(sweeps, jnp.int32),
-            jnp.all(split <= jnp.maximum(0.25 * deviation, 0.01)),
+            finite & jnp.all(split <= jnp.maximum(0.25 * deviation, 0.01)),
             spread if covariance else None,
             {"presence": presence, "deviation": deviation, "chi2": first.fitted["chi2"]},
         ),

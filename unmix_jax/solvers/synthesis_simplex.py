@@ -42,7 +42,8 @@ def in_chunks(function: Callable[..., Any], shared: Any, own: tuple[Array, ...],
                 x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
                 for x, batched in zip(own, in_batched[1:], strict=True)
             ]
-            result = jax.lax.map(lambda one: call(arrays, *one), tuple(full), batch_size=min(size, axis_size))
+            chunk = max(1, min(size, axis_size))
+            result = jax.lax.map(lambda one: call(arrays, *one), tuple(full), batch_size=chunk)
         return result, jax.tree.map(lambda _: True, result)
 
     @jax.custom_jvp
