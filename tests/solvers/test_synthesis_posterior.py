@@ -140,6 +140,24 @@ def test_fewer_endmembers_the_more_improbable_they_are():
     assert few < many
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_converged_and_disturbs_nobody(bad):
+    """A chain of comparisons with NaN stands still, and would pass for one that has settled."""
+    pixels = scene("minerals")[0].copy()
+    pixels[3, 7] = bad
+    found = compiled()(pixels, jax.random.key(0), jnp.float32(0.5))
+    others = np.arange(len(pixels)) != 3
+    assert not found.converged[3]
+    assert np.array_equal(found.abundances[others], solved().abundances[others])
+    assert not np.any(solved(0, bad).converged)  # odds that are traced
+
+
+def test_no_pixels():
+    problem = prepared("minerals")
+    none = jax.eval_shape(jax.vmap(lambda pixel: marginal(pixel, problem)), jnp.zeros((0, len(BANDS))))
+    assert none.abundances.shape == (0, 5)
+
+
 def test_too_few_sweeps():
     with pytest.raises(ValueError, match="20 sweeps or more, got 3"):
         posterior(jnp.ones(81), prepared("minerals"), sweeps=3)
