@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_close
 from scipy import stats
-from solvers.varied import prepared, rmse, scene, unmix
+from solvers.varied import BANDS, prepared, rmse, scene, unmix
 
 from unmix_jax.solvers.synthesis import marginal, posterior
 from unmix_jax.solvers.synthesis_posterior import _chain, _log_weights, _truncated
