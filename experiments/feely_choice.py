@@ -21,11 +21,16 @@ MAP = eqx.Partial(map_synthesis, displacement=True)
 SOLVERS = {"marginal": MARGINAL, "map": MAP}
 
 
+def noises(frequency: float = 0.0, shape: float = 0.0) -> tuple[list[Setting], list[Setting]]:
+    """Independent noise and broad noise of the grid, in one box."""
+    broad = [Setting(frequency, shape, NOISE, b, n) for b in BROADS for n in LENGTHS]
+    return [Setting(frequency, shape, n) for n in NOISES], broad
+
+
 def settings(config: Any) -> list[Setting]:
     """Of the grid: independent noise, then broad."""
-    boxes = [(f, s) for f in FREQUENCIES for s in SHAPES]
-    white = [Setting(*box, n) for box in boxes for n in NOISES]
-    broad = [Setting(*box, NOISE, b, n) for box in boxes for b in BROADS for n in LENGTHS]
+    grid = [noises(frequency, shape) for frequency in FREQUENCIES for shape in SHAPES]
+    white, broad = ([setting for box in grid for setting in box[kind]] for kind in (0, 1))
     return white + broad if config.grid else [white[6], broad[1]]
 
 
@@ -50,7 +55,7 @@ def gls_noise(rocks: Rocks, config: Any, baseline: int | None) -> dict[str, Any]
     """Broad noise of greatest likelihood where endmembers are held, and the abundances then."""
     generator = rocks.generator(rocks.minerals)
     found = {}
-    for setting in (Setting(0.0, 0.0, NOISE, b, n) for b in BROADS for n in LENGTHS):
+    for setting in noises()[1]:
         options = {"baseline": baseline, "rank": config.choose_rank, "samples": 2, "prior": 0.0}
         problem = prepare_synthesis(generator, noise=rocks.noise(setting), **options)
         found[setting] = unmix(eqx.Partial(marginal, endmembers=problem), rocks.pixels)

@@ -116,12 +116,12 @@ class Rocks:
         """The minerals in the window; the tolerances of the authors' demo where none are given."""
         return DispersionVariation(minerals, box_around(minerals, **tolerances), self.wavenumber[self.window])
 
-    def noise(self, setting: Setting) -> Any:
+    def noise(self, setting: Setting, *, all_bands: bool = False) -> Any:
         """Standard deviation, or covariance of the bands in the window."""
         if not setting.broad:
             return setting.noise
-        window = self.wavenumber[self.window]
-        return noise_covariance(window, setting.noise, broad=setting.broad, length=setting.length)
+        bands = self.wavenumber if all_bands else self.wavenumber[self.window]
+        return noise_covariance(bands, setting.noise, broad=setting.broad, length=setting.length)
 
     def fractions(self, abundances: Any, *, norm: bool = False) -> np.ndarray:
         """Fractions of the classes, [spectrum, class]."""
