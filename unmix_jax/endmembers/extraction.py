@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.endmembers.subspace import Moments, ValidPixels, eigenvectors
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, one_by_one
 
 __all__ = ["Extraction", "nfindr", "vca"]
 
@@ -229,6 +229,12 @@ def nfindr(
     return _extraction(data, index[chosen], denoised, volume=volumes[best])
 
 
+@one_by_one
+def _orthogonal(columns: Array) -> Array:
+    """A square orthogonal matrix that begins with a basis of the columns."""
+    return jnp.linalg.qr(columns, mode="complete")[0]
+
+
 @jax.jit  # the one jit of this module: a while loop around products with all pixels
 def _climb(
     points: Float[Array, "pixel endmember"], starts: Int[Array, "restart endmember"]
@@ -240,7 +246,7 @@ def _climb(
     def replace(which: Array, corners: Array) -> Array:
         others = points[corners[(which + 1 + jnp.arange(count - 1)) % count]]
         # Orthogonal to the other corners, even where those are dependent (a start may hold equal pixels).
-        cofactors = jnp.linalg.qr(others.T, mode="complete")[0][:, -1]
+        cofactors = _orthogonal(others.T)[:, -1]
         heights = jnp.abs(matmul(points, cofactors))
         better = jnp.argmax(heights)
         old = corners[which]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul, squared_norm
+from unmix_jax.linalg import matmul, solve_symmetric, squared_norm
 from unmix_jax.solvers.active_set import Reduced, solve, tolerance
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, prepare_for, whiten_and_detrend
@@ -233,7 +233,7 @@ def _newton(problem: Prepared, inside: Array, change: Array, sum_to_one: bool) -
     both = inside[:, None] & inside[None, :]
     matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, eps * scale, scale))
     if not sum_to_one:
-        return -jnp.linalg.solve(matrix, change)
+        return -solve_symmetric(matrix, change)
     border = scale * inside.astype(gram.dtype)
     bordered = jnp.block([[matrix, border[:, None]], [border[None, :], jnp.zeros((1, 1), gram.dtype)]])
-    return -jnp.linalg.solve(bordered, jnp.append(change, 0.0))[:count]
+    return -solve_symmetric(bordered, jnp.append(change, 0.0))[:count]

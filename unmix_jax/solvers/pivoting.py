@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, svd
 from unmix_jax.solvers.tables import Geometry
 
 __all__ = ["pivot_solve", "refine"]
@@ -101,7 +101,7 @@ def refine(
     if sum_to_one:  # the directions within the support that sum to zero
         center = jnp.sum(columns, 1, keepdims=True) / jnp.maximum(jnp.sum(inside), 1)
         columns = jnp.where(inside, columns - center, 0.0)
-    left, singular, right = jnp.linalg.svd(columns, full_matrices=False)
+    left, singular, right = svd(columns)
     floor = 4 * columns.shape[1] * jnp.finfo(z.dtype).eps * jnp.max(singular)
     inverse = jnp.where(singular > floor, 1 / jnp.where(singular > floor, singular, 1.0), 0.0)
     refined = point

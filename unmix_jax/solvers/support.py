@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, one_by_one
 from unmix_jax.solvers.tables import Geometry
 from unmix_jax.solvers.worklist import State, work_off
 
@@ -81,6 +82,18 @@ def _first_order(geometry: Geometry, target: Array, sum_to_one: bool) -> Array:
     return jax.lax.fori_loop(0, START_STEPS, step, jnp.full_like(target, 1.0 / count))
 
 
+@one_by_one
+def _factor(gram: Array, right: Array) -> tuple[Array, Array]:
+    """Cholesky factor, and what answers the columns on the right."""
+    lower = jax.lax.linalg.cholesky(gram, symmetrize_input=False)
+    return lower, cho_solve((lower, True), right)
+
+
+@one_by_one
+def _backsolve(lower: Array, right: Array) -> Array:
+    return cho_solve((lower, True), right)
+
+
 def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> State:
     """One exact solve on the support of each pixel, and the exchange that block principal pivoting wants."""
     inside, z, target = part["inside"].T, part["z"].T, part["target"].T
@@ -103,7 +116,6 @@ def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> Sta
         jnp.where(both, gram, 0.0)
         + jnp.eye(slots, dtype=z.dtype) * jnp.where(filled, 20 * eps * scale, scale)[:, :, None]
     )
-    cholesky = jax.lax.linalg.cholesky(gram, symmetrize_input=False)
 
     def gather(full: Array) -> Array:
         return jnp.where(filled, jnp.take_along_axis(full, index, -1), 0.0)
@@ -111,27 +123,28 @@ def _round(geometry: Geometry, sum_to_one: bool, slots: int, part: State) -> Sta
     def scatter(packed: Array) -> Array:
         return jnp.zeros_like(target).at[pixel, members].set(packed, mode="drop")
 
-    def backsolve(right: Array) -> Array:
-        half = jax.lax.linalg.triangular_solve(cholesky, right, left_side=True, lower=True)
-        return jax.lax.linalg.triangular_solve(cholesky, half, left_side=True, lower=True, transpose_a=True)
-
     def gradient_at(abundances: Array) -> Array:
         return matmul(matmul(abundances, geometry.factor.T) - z, geometry.factor)
 
+    sides = [gather(target), filled.astype(z.dtype)] if sum_to_one else [gather(target)]
+    lower, answers = jax.vmap(_factor)(gram, jnp.stack(sides, -1))
+
+    def backsolve(right: Array) -> Array:
+        return jax.vmap(_backsolve)(lower, right[..., None])[..., 0]
+
     if sum_to_one:
-        both_sides = backsolve(jnp.stack([gather(target), filled.astype(z.dtype)], -1))
-        plain, ones = both_sides[..., 0], both_sides[..., 1]
+        plain, ones = answers[..., 0], answers[..., 1]
         total = jnp.sum(ones, -1, keepdims=True)
 
         def feasible(packed: Array, sum_: float) -> Array:
             return packed - ones * (jnp.sum(packed, -1, keepdims=True) - sum_) / total
 
         packed = feasible(plain, 1.0)
-        correction = backsolve(-gather(gradient_at(scatter(packed)))[..., None])[..., 0]
+        correction = backsolve(-gather(gradient_at(scatter(packed))))
         packed = packed + feasible(correction, 0.0)
     else:
-        packed = backsolve(gather(target)[..., None])[..., 0]
-        packed = packed - backsolve(gather(gradient_at(scatter(packed)))[..., None])[..., 0]
+        packed = answers[..., 0]
+        packed = packed - backsolve(gather(gradient_at(scatter(packed))))
     abundances = scatter(packed)
     gradient = gradient_at(abundances)
     if sum_to_one:  # the multiplier is the common gradient of the support

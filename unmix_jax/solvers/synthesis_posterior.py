@@ -10,7 +10,7 @@ from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 from scipy.special import gammaln
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, solve_lower
 from unmix_jax.solvers.synthesis_basis import PreparedSynthesis
 from unmix_jax.solvers.synthesis_marginal import marginal_of, residual_of, see
 from unmix_jax.solvers.synthesis_simplex import back, in_chunks, whiten_rows
@@ -88,7 +88,7 @@ def posterior(
         squares = one["mean"] ** 2 + jnp.diag(one["covariance"])
         two, factor = run(squares, one["state"], ALWAYS + jnp.sqrt(one["presence"]), sweeps - some, followers)
         mean = two["mean"]
-        error = jax.lax.linalg.triangular_solve(factor, z - matmul(mean, prepared.mean), left_side=True, lower=True)
+        error = solve_lower(factor, (z - matmul(mean, prepared.mean))[:, None])[:, 0]
         return mean, two["covariance"], two["presence"], two["split"], back(factor, error)
 
     weights = jnp.asarray(_log_weights(endmembers.count), seen.z.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul, squared_norm
+from unmix_jax.linalg import inverse, matmul, solve_lower, squared_norm, whiten
 from unmix_jax.solvers.pivoting import pivot_solve
 from unmix_jax.solvers.tables import _geometry
 
@@ -65,13 +65,12 @@ def whiten_rows(
     What rounding makes of the covariance counts as noise: where it is far greater than one, there would be no factor.
     """
     rounding = ROUNDING * jnp.finfo(covariance.dtype).eps * jnp.max(jnp.diag(covariance))
-    factor = jnp.linalg.cholesky(covariance + (1 + rounding) * jnp.eye(covariance.shape[0], dtype=covariance.dtype))
-    return jax.lax.linalg.triangular_solve(factor, rows, left_side=False, lower=True, transpose_a=True), factor
+    return whiten(covariance + (1 + rounding) * jnp.eye(covariance.shape[0], dtype=covariance.dtype), rows)
 
 
 def back(factor: Float[Array, "rank rank"], white: Float[Array, "rank"]) -> Float[Array, "rank"]:
     """From a whitened error ``L⁻¹ e`` to ``(1 + C)⁻¹ e = L⁻ᵀ L⁻¹ e``: what the noise has of it."""
-    return jax.lax.linalg.triangular_solve(factor, white[None], left_side=False, lower=True)[0]
+    return solve_lower(factor, white[:, None], transpose=True)[:, 0]
 
 
 def simplex_solve(
@@ -134,11 +133,11 @@ def _bordered(gram: Array, inside: Array) -> Callable[[Array], Array]:
     scale = jnp.where(scale > 0, scale, 1.0)
     both = inside[:, None] & inside[None, :]
     matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, 20 * eps * scale, scale))
-    factor = jnp.linalg.cholesky(matrix)
-    ones = jax.scipy.linalg.cho_solve((factor, True), inside.astype(gram.dtype))
+    answers = jnp.where(both, inverse(matrix), 0.0)
+    ones = jnp.sum(answers, 1)
 
     def solve(right: Array) -> Array:
-        answer = jax.scipy.linalg.cho_solve((factor, True), jnp.where(inside, right, 0.0))
+        answer = matmul(answers, right)
         return answer - ones * jnp.sum(answer) / jnp.sum(ones)
 
     return solve
