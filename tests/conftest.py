@@ -1,4 +1,7 @@
-"""Shape checks on, compilations kept, and the fixtures every test may ask for.
+"""Shape checks on, compilations quick and kept, and the fixtures every test may ask for.
+
+Most of the time goes to compilation, so programs are compiled with few optimisations, which halves it; as users have
+them: `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest`.
 
 Tests are collected in `importlib` mode, so that files of the same name may stand in different folders;
 `pythonpath` in `pyproject.toml` makes `from helpers import assert_close` work in all of them.
@@ -8,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # before JAX; also of commands that tests run
 
 import hypothesis
 import jax

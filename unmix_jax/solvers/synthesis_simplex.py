@@ -134,11 +134,11 @@ def _bordered(gram: Array, inside: Array) -> Callable[[Array], Array]:
     both = inside[:, None] & inside[None, :]
     matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, 20 * eps * scale, scale))
     answers = jnp.where(both, inverse(matrix), 0.0)
-    ones = jnp.sum(answers, 1)
+    ones, several = jnp.sum(answers, 1), jnp.sum(inside) > 1  # one alone cannot move, whatever rounding says
 
     def solve(right: Array) -> Array:
         answer = matmul(answers, right)
-        return answer - ones * jnp.sum(answer) / jnp.sum(ones)
+        return jnp.where(several, answer - ones * jnp.sum(answer) / jnp.sum(ones), 0.0)
 
     return solve
 
