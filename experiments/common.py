@@ -34,6 +34,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from memory import forget_programs
+
 __all__ = ["RESULTS", "Partial", "Timing", "environment", "main", "measure", "one_core"]
 
 RESULTS = Path(__file__).parent / "results"
@@ -113,6 +115,7 @@ class Partial:
         if key not in self.pieces:
             self.pieces[key] = compute()
             _write_json(self.path, self.pieces)
+            forget_programs()
         return self.pieces[key]
 
     def discard(self) -> None:

@@ -1,9 +1,20 @@
-"""Memory of this process while it works, for benches."""
+"""Memory of this process while it works, for benches, long runs and tests."""
 
 import ctypes
 import threading
 import time
 from pathlib import Path
+
+MOST_MAPS = 25_000
+
+
+def forget_programs() -> None:
+    """Forget compiled programs before their memory maps reach the limit of the system (65530 on Linux: abort)."""
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
 
 
 class Watch:

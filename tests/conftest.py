@@ -18,6 +18,7 @@ import hypothesis
 import jax
 import pytest
 from jaxtyping import install_import_hook
+from memory import forget_programs
 
 install_import_hook("unmix_jax", "beartype.beartype")  # before anything imports the package
 
@@ -29,16 +30,11 @@ if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-MOST_MAPS = 25_000
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go() -> Iterator[None]:
-    """Forget compiled programs before their memory maps reach the limit of the system (65530 on Linux: abort)."""
+    """A module compiles a thousand of them."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
-        jax.clear_caches()
+    forget_programs()
 
 
 @pytest.fixture
