@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, svd, whiten
 
 __all__ = ["Geometry", "Prepared", "Region", "polynomial_baseline", "prepare"]
 
@@ -166,7 +166,7 @@ def prepare_for(
         white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
         baseline_map = _whiten_adjoint(xp, inverse, whitener)
 
-    left, singular, right = xp.linalg.svd(white, full_matrices=False)
+    left, singular, right = _svd(xp, white)
     eps = float(jnp.finfo(dtype).eps)
     # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
     keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(spectra.dtype).tiny)
@@ -218,7 +218,9 @@ def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, 
         if xp is np and not np.isfinite(covariance).all():
             raise ValueError("noise_covariance must be finite in bands that count")
         try:
-            factor = xp.linalg.inv(xp.linalg.cholesky(covariance)).T
+            factor = (
+                np.linalg.inv(np.linalg.cholesky(covariance)).T if xp is np else whiten(covariance, jnp.eye(bands))[0]
+            )
         except np.linalg.LinAlgError as error:
             raise ValueError("noise_covariance is not positive definite") from error
         return (factor if good is None else xp.where(good[:, None], factor, 0.0)), good
@@ -260,9 +262,14 @@ def _geometry(xp: Any, factor: Any, eps: float, tables: tuple[str, ...]) -> Geom
     )
 
 
+def _svd(xp: Any, matrix: Any) -> tuple[Any, Any, Any]:
+    """Thin singular value decomposition; where it is traced, one by one in a batch."""
+    return np.linalg.svd(matrix, full_matrices=False) if xp is np else svd(matrix)
+
+
 def _pseudo_inverse(xp: Any, matrix: Any, floor: Any) -> tuple[Any, Any, Any]:
     """Pseudo-inverse, an orthonormal basis of the column space (null columns zero), and the rank."""
-    left, singular, right = xp.linalg.svd(matrix, full_matrices=False)
+    left, singular, right = _svd(xp, matrix)
     keep = singular > floor
     inverse = xp.where(keep, 1 / xp.where(keep, singular, 1.0), 0.0)
     inverse = xp.swapaxes(right, -1, -2) * inverse[..., None, :] @ xp.swapaxes(left, -1, -2)
