@@ -32,8 +32,9 @@ looks like wollastonite: `_without66`.
 
 Expected, all 90, authors / norm: `fcls` 0.108 / 0.108, `gls` 0.099 / 0.095, `marginal` 0.091 / 0.089, `map` 0.096 /
 0.092, `posterior` 0.093 / 0.098, `alternating` 0.105 / 0.107, `white_map` 0.107 / 0.112; `map_minus_fcls_authors`
-between -0.022 and -0.002; `map_baseline_norm_all90` 0.091. Needs UNMIX_JAX_DATA with feely; about half an hour on one
-core, it resumes.
+between -0.022 and -0.002; `map_baseline_norm_all90` 0.091; under the authors' protocol, all 90 / first 45:
+`published_fcls` 0.120 / 0.060, `gls` 0.108 / 0.054, `marginal` 0.105 / 0.052, `map` 0.107 / 0.053, `posterior` 0.104 /
+0.043. Needs UNMIX_JAX_DATA with feely; about half an hour on one core, it resumes.
 """
 
 from collections.abc import Callable
