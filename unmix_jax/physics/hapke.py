@@ -56,7 +56,7 @@ def chandrasekhar(
 
 
 class Hapke(eqx.Module):
-    """Intimate mixture: ``albedos w̄ = Σ f_i w_i`` of the endmembers, rendered as reflectance.
+    """Intimate mixture: the reflectance of grains whose albedos add up, w̄ = Σ f_i w_i.
 
     REFF = K w̄ / (4(μ₀ + μ)) · {[1 + B(g)] p̄(g) + H(μ₀/K) H(μ/K) − 1}, divided by that of a perfect standard (w = 1,
     isotropic, K = 1) where `standard` says so. Called as ``mixing(abundances, endmembers)`` with the reflectances of
