@@ -19,6 +19,7 @@ __all__ = [
     "matmul",
     "one_by_one",
     "safe_norm",
+    "safe_sqrt",
     "solve_lower",
     "solve_symmetric",
     "squared_norm",
@@ -44,11 +45,15 @@ def squared_norm(vector: Float[Array, "n"]) -> Float[Array, ""]:
     return jnp.matmul(vector, vector, precision=HIGHEST)
 
 
+def safe_sqrt(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Square root whose derivative at zero is zero instead of infinite; zero below."""
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+
+
 def safe_norm(vector: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """Euclidean norm over the last axis whose gradient at zero is zero instead of NaN."""
-    squared = jnp.sum(vector**2, axis=-1)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+    return safe_sqrt(jnp.sum(vector**2, axis=-1))
 
 
 def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +61,8 @@ def one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 
     For factorisations. A batch of them is spread over the threads of the process, and the thread that spreads it waits
     for the others: as many such batches at once as there are threads, and all wait forever (jaxlib 0.10). One at a time
-    they are as fast on one core. Other devices compute the batch.
+    they are as fast on one core. Other devices compute the batch. Derivatives are for the caller to state, as `whiten`
+    and `solve_lower` do: in reverse there are none.
     """
 
     @jax.custom_batching.custom_vmap

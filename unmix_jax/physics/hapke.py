@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, safe_sqrt
 
 __all__ = ["Hapke", "albedo_from_index", "chandrasekhar"]
 
@@ -31,13 +31,16 @@ def chandrasekhar(
 ) -> Float[Array, "..."]:
     """Hapke's approximations to Chandrasekhar's H function of isotropic scatterers.
 
-    "two-stream": H = (1 + 2x) / (1 + 2xγ), within 4 %. "2002": 1/H = 1 − w x [r₀ + (1 − 2r₀x)/2 · ln((1 + x)/x)] with
+    "two-stream": H = (1 + 2x) / (1 + 2xγ), within 4.1 %. "2002": 1/H = 1 − w x [r₀ + (1 − 2r₀x)/2 · ln((1 + x)/x)] with
     r₀ = (1 − γ)/(1 + γ), within 1 %.
 
     Args:
         gamma: √(1 − w), between 0 and 1.
         cosine: x, of the angle to the normal, above zero.
         function: "two-stream" or "2002".
+
+    Returns:
+        H, dimensionless, at least 1.
 
     Raises:
         ValueError: another function.
@@ -136,20 +139,34 @@ class Hapke(eqx.Module):
         albedos: Float[Any, "endmember band"],
         absorbed: Float[Any, "endmember band"] | None = None,
     ) -> Float[Array, "band"]:
-        """Reflectance of the mixture of grains of these albedos w; `absorbed` is 1 − w, where it is known better."""
+        """Reflectance of a mixture of grains whose albedos are known.
+
+        Args:
+            abundances: shares of the cross-section, or of the mass where density and diameter are given.
+            albedos: single-scattering albedo w of each endmember, between 0 and 1.
+            absorbed: 1 − w, where it is known to more digits than w has; None: from w.
+
+        Returns:
+            Reflectance, dimensionless.
+        """
         albedos = jnp.asarray(albedos)
         shares = self.cross_sections(abundances)
         absorbed = 1 - albedos if absorbed is None else absorbed
         albedo, rest = matmul(shares, albedos), matmul(shares, absorbed)
         single = matmul(shares, albedos * self._scattering(albedos.dtype)[:, None])
-        return self._reflect(albedo, jnp.sqrt(jnp.where(rest > 0, rest, 1.0)) * (rest > 0), single)
+        return self._reflect(albedo, safe_sqrt(rest), single)
 
     def reflectance(self, albedo: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
-        """Reflectance of grains of one kind, from w; NaN outside of 0 to 1."""
+        """Reflectance of grains of one kind, with the phase function of the first endmember.
+
+        Args:
+            albedo: single-scattering albedo w.
+
+        Returns:
+            Reflectance, dimensionless; NaN where w is not between 0 and 1.
+        """
         albedo = jnp.asarray(albedo)
-        inside = (albedo >= 0) & (albedo < 1)
-        gamma = jnp.where(inside, jnp.sqrt(1 - jnp.where(inside, albedo, 0.0)), 0.0)
-        found = self._reflect(albedo, gamma, albedo * self._scattering(albedo.dtype)[0])
+        found = self._reflect(albedo, safe_sqrt(1 - albedo), albedo * self._scattering(albedo.dtype)[0])
         return jnp.where((albedo >= 0) & (albedo <= 1), found, jnp.nan)
 
     def albedo_of(self, reflectance: Float[Any, "endmember band"]) -> Float[Array, "endmember band"]:
@@ -158,8 +175,11 @@ class Hapke(eqx.Module):
         In closed form where grains are isotropic, without opposition and porosity, and H is two-stream:
         γ = (1 − Γ) / (√((μ₀ + μ)²Γ² + (1 + 4μμ₀Γ)(1 − Γ)) + (μ₀ + μ)Γ). Otherwise by Newton's steps within a bracket.
 
+        Args:
+            reflectance: of each endmember, dimensionless.
+
         Returns:
-            w; NaN where no w has this reflectance: below zero, or brighter than w = 1.
+            w, dimensionless; NaN where no w has this reflectance: below zero, or brighter than w = 1.
         """
         gamma, dark = self._gamma(jnp.asarray(reflectance))
         return (1 + gamma) * dark
@@ -319,21 +339,11 @@ def albedo_from_index(
     absorption = 4 * jnp.pi * k / wavelength
     outer = ((n - 1) ** 2 + k**2) / ((n + 1) ** 2 + k**2) + 0.05
     inner = 1.014 - 4 / (n * (n + 1) ** 2)
-    path = (2 / 3) * (n**2 - _power(n**2 - 1) / n) * diameter
+    path = (2 / 3) * (n**2 - (n**2 - 1) * safe_sqrt(n**2 - 1) / n) * diameter
     total = absorption + scattering
     share = jnp.where(total > 0, absorption / jnp.where(total > 0, total, 1.0), 1.0)
-    ratio = _root(share)
+    ratio = safe_sqrt(share)
     returned = (1 - ratio) / (1 + ratio)
-    through = jnp.exp(-_root(absorption * total) * path)
+    through = jnp.exp(-safe_sqrt(absorption * total) * path)
     theta = (returned + through) / (1 + returned * through)
     return jnp.where(possible, outer + (1 - outer) * (1 - inner) * theta / (1 - inner * theta), jnp.nan)
-
-
-def _root(value: Array) -> Array:
-    """√ whose derivative at zero is zero."""
-    return jnp.sqrt(jnp.where(value > 0, value, 1.0)) * (value > 0)
-
-
-def _power(value: Array) -> Array:
-    """x^1.5, with a derivative at zero."""
-    return value * _root(value)

@@ -9,6 +9,7 @@ powers of the linear mixture (`PPNM`, `MLM`). `physics.hapke` has grains that to
 spectrum of known nonlinearity is a linear mixture again.
 """
 
+from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import matmul, safe_sqrt
 
 __all__ = ["ELMM", "GBM", "MLM", "PPNM", "SCLS", "Fan", "Linear", "Mixing", "Nascimento", "pair_products", "pairs"]
 
@@ -113,7 +114,21 @@ class GBM(eqx.Module):
         return Linear()(abundances, endmembers) + matmul(shares, pair_products(endmembers))
 
 
-class PPNM(eqx.Module):
+class _OfLinear(eqx.Module):
+    """A linear mixture whose bands are then changed, each by itself."""
+
+    @abstractmethod
+    def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
+        """What becomes of a linear mixture."""
+
+    def __call__(
+        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, "band"]:
+        """Spectrum of a pixel, in the unit of the endmembers."""
+        return self.response(Linear()(abundances, endmembers))
+
+
+class PPNM(_OfLinear):
     """Polynomial post-nonlinear: ``y = s + b s ⊙ s`` with ``s = aE``.
 
     Attributes:
@@ -125,12 +140,6 @@ class PPNM(eqx.Module):
 
     nonlinearity: Float[Array, ""]
 
-    def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
-        """Spectrum of a pixel, in the unit of the endmembers."""
-        return self.response(Linear()(abundances, endmembers))
-
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """``s + b s²``."""
         return linear + self.nonlinearity * jnp.square(linear)
@@ -139,12 +148,10 @@ class PPNM(eqx.Module):
         """The s of a spectrum, ``2y / (1 + √(1 + 4by))``; NaN where none has 1 + 2bs ≥ 0, that is where 1 + 4by < 0."""
         spectrum = jnp.asarray(spectrum)
         inside = 1 + 4 * self.nonlinearity * spectrum
-        possible = inside >= 0
-        root = jnp.sqrt(jnp.where(inside > 0, inside, 1.0)) * (inside > 0)
-        return jnp.where(possible, 2 * spectrum / (1 + root), jnp.nan)
+        return jnp.where(inside >= 0, 2 * spectrum / (1 + safe_sqrt(inside)), jnp.nan)
 
 
-class MLM(eqx.Module):
+class MLM(_OfLinear):
     """Multilinear: light meets another material with probability P each time, ``y = (1 − P) s / (1 − P s)``, s = aE.
 
     Attributes:
@@ -155,12 +162,6 @@ class MLM(eqx.Module):
     """
 
     probability: Float[Array, ""]
-
-    def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
-        """Spectrum of a pixel, in the unit of the endmembers."""
-        return self.response(Linear()(abundances, endmembers))
 
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """``(1 − P) s / (1 − P s)``; NaN from the pole on, Ps ≥ 1."""
