@@ -7,12 +7,19 @@ powers of the linear mixture (`PPNM`, `MLM`). `physics.hapke` has grains that to
 
 `PPNM` and `MLM` change a linear mixture band by band: ``response`` does that, and ``linear_part`` undoes it, so that a
 spectrum of known nonlinearity is a linear mixture again.
+
+What a solver may ask of a model, where the model has it:
+
+- ``terms(endmembers)`` and ``coefficients(abundances)``: spectra of which the mixture is a weighted sum, and their
+  weights (a polynomial in the abundances). Abundances and arrays may have trailing pixel axes there;
+- ``limits(endmembers)``: the model with the least and with the greatest values that its arrays may have.
 """
 
 from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -54,6 +61,14 @@ class Linear(eqx.Module):
         """Spectrum of a pixel, in the unit of the endmembers."""
         return matmul(jnp.asarray(abundances), jnp.asarray(endmembers))
 
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
+        """The endmembers."""
+        return endmembers
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Any, "term *pixel"]:
+        """The abundances."""
+        return abundances
+
 
 class Nascimento(eqx.Module):
     """Pairs of materials as materials of their own: ``y = aE + Σ_{i<j} β_ij m_i ⊙ m_j``, with ``Σa + Σβ = 1``.
@@ -90,6 +105,14 @@ class Fan(eqx.Module):
         linear = matmul(abundances, endmembers)
         return linear + 0.5 * (linear**2 - matmul(abundances**2, endmembers**2))
 
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Array, "term band"]:
+        """The endmembers, and the products of each pair."""
+        return _with_products(endmembers)
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
+        """a, and a_i a_j."""
+        return jnp.concatenate([abundances, _products(abundances)])
+
 
 class GBM(eqx.Module):
     """Generalised bilinear: ``y = aE + Σ_{i<j} γ_ij a_i a_j m_i ⊙ m_j``; `Linear` for γ = 0, `Fan` for γ = 1.
@@ -112,6 +135,20 @@ class GBM(eqx.Module):
         first, second = pairs(abundances.shape[0])
         shares = _of_pairs(self.interactions, endmembers) * abundances[first] * abundances[second]
         return Linear()(abundances, endmembers) + matmul(shares, pair_products(endmembers))
+
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Array, "term band"]:
+        """The endmembers, and the products of each pair."""
+        _of_pairs(self.interactions, endmembers)
+        return _with_products(endmembers)
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
+        """a, and γ_ij a_i a_j."""
+        products = _products(abundances)
+        return jnp.concatenate([abundances, _along(self.interactions, products) * products])
+
+    def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["GBM", "GBM"]:
+        """γ between 0 and 1."""
+        return _between(self, 0.0, 1.0)
 
 
 class _OfLinear(eqx.Module):
@@ -150,6 +187,18 @@ class PPNM(_OfLinear):
         inside = 1 + 4 * self.nonlinearity * spectrum
         return jnp.where(inside >= 0, 2 * spectrum / (1 + safe_sqrt(inside)), jnp.nan)
 
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Array, "term band"]:
+        """The endmembers, and all products m_i ⊙ m_j with i ≤ j."""
+        return _with_products(endmembers, squares=True)
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
+        """a, and b a_i a_j, twice that for i < j."""
+        return jnp.concatenate([abundances, self.nonlinearity * _products(abundances, squares=True)])
+
+    def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["PPNM", "PPNM"]:
+        """Where brighter mixtures are brighter, 1 + 2bs ≥ 0: from −1/(2 max E) on."""
+        return _between(self, -0.5 / _brightest(endmembers), jnp.inf)
+
 
 class MLM(_OfLinear):
     """Multilinear: light meets another material with probability P each time, ``y = (1 − P) s / (1 − P s)``, s = aE.
@@ -173,6 +222,11 @@ class MLM(_OfLinear):
         spectrum = jnp.asarray(spectrum)
         return _divide(spectrum, 1 - self.probability + self.probability * spectrum)
 
+    def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["MLM", "MLM"]:
+        """P from 0 to where the brightest mixture meets the pole, or to 1 where none does."""
+        pole = jnp.minimum(1.0, 1 / _brightest(endmembers))
+        return _between(self, 0.0, (1 - 16 * jnp.finfo(pole.dtype).eps) * pole)
+
 
 class ELMM(eqx.Module):
     """Each endmember with a brightness of its own: ``y = Σ_i a_i ψ_i m_i``.
@@ -191,6 +245,18 @@ class ELMM(eqx.Module):
     ) -> Float[Array, "band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return Linear()(abundances * self.scales, endmembers)
+
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
+        """The endmembers."""
+        return endmembers
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
+        """The products aψ."""
+        return abundances * _along(self.scales, abundances)
+
+    def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["ELMM", "ELMM"]:
+        """ψ above zero."""
+        return _between(self, 0.0, jnp.inf)
 
 
 class SCLS(eqx.Module):
@@ -211,6 +277,18 @@ class SCLS(eqx.Module):
         """Spectrum of a pixel, in the unit of the endmembers."""
         return self.brightness * Linear()(abundances, endmembers)
 
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
+        """The endmembers."""
+        return endmembers
+
+    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
+        """The products aψ."""
+        return abundances * self.brightness
+
+    def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["SCLS", "SCLS"]:
+        """ψ above zero."""
+        return _between(self, 0.0, jnp.inf)
+
 
 def _of_pairs(interactions: Any, endmembers: Any) -> Array:
     """Interactions, one for each pair."""
@@ -220,7 +298,57 @@ def _of_pairs(interactions: Any, endmembers: Any) -> Array:
     return jnp.asarray(interactions)
 
 
+def _with_products(endmembers: Any, *, squares: bool = False) -> Array:
+    """Endmembers, then their products, with those of each with itself or without."""
+    endmembers = jnp.asarray(endmembers)
+    first, second = np.triu_indices(endmembers.shape[0], 0 if squares else 1)
+    return jnp.concatenate([endmembers, endmembers[first] * endmembers[second]])
+
+
+def _products(abundances: Any, *, squares: bool = False) -> Array:
+    """``a_i a_j`` of each pair; with squares, those of the pairs stand twice."""
+    first, second = np.triu_indices(abundances.shape[0], 0 if squares else 1)
+    pairs = [abundances[i] * abundances[j] for i, j in zip(first, second, strict=True)]
+    if squares:
+        pairs = [pair if i == j else 2 * pair for pair, i, j in zip(pairs, first, second, strict=True)]
+    return jnp.stack(pairs) if pairs else abundances[:0]
+
+
+def _along(values: Any, like: Any) -> Any:
+    """Values of one pixel or of each, to go with an array that has pixel axes."""
+    values = jnp.asarray(values)
+    return values.reshape(*values.shape, *(1,) * (like.ndim - values.ndim))
+
+
+def _brightest(endmembers: Any) -> Array:
+    """The greatest value of any band; a tiny one where none is above zero."""
+    endmembers = jnp.asarray(endmembers)
+    return jnp.maximum(jnp.max(endmembers), 1e-6)
+
+
+def _between(model: Any, least: Any, most: Any) -> Any:
+    """The model with all its arrays at the least, and at the greatest values."""
+
+    def filled(value: Any) -> Any:
+        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+        return eqx.combine(jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), arrays), rest)
+
+    return filled(least), filled(most)
+
+
 def _divide(above: Array, below: Array) -> Array:
     """A quotient where the denominator is above zero, NaN elsewhere, with derivatives that know it."""
     possible = below > 0
-    return jnp.where(possible, above / jnp.where(possible, below, 1.0), jnp.nan)
+    return jnp.where(possible, above * _inverse(jnp.where(possible, below, 1.0)), jnp.nan)
+
+
+@jax.custom_jvp
+def _inverse(value: Array) -> Array:
+    """``1/x`` whose derivative, −1/x², takes no other division: bands are many."""
+    return 1 / value
+
+
+@_inverse.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    inverse = _inverse(*primals)
+    return inverse, -inverse * inverse * tangents[0]

@@ -1,0 +1,218 @@
+"""Abundances, and the parameters of a mixing model, of one pixel: ``invert`` for any model of `physics.mixing`.
+
+One contract for linear, bilinear, polynomial, multilinear and intimate mixtures. Abundances stay on the simplex and
+parameters within their limits; the descent is of second order, and pixels that are done leave the batch.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
+from unmix_jax.physics.mixing import Mixing
+from unmix_jax.solvers.active_set import tolerance
+from unmix_jax.solvers.inversion_models import PreparedInversion, prepare_inversion
+from unmix_jax.solvers.simplex_box import Region, covariance, descend
+from unmix_jax.types import Solution
+
+__all__ = ["Fitted", "PreparedInversion", "invert", "prepare_inversion"]
+
+
+class Fitted(eqx.Module):
+    """What an inversion estimates besides abundances.
+
+    Attributes:
+        mixing: the model with its arrays as fitted.
+        covariance: of abundances and the model's arrays, abundances first, as `Solution.covariance` is its first block.
+    """
+
+    mixing: Any
+    covariance: Float[Array, "unknown unknown"]
+
+
+def invert(
+    pixel: Float[Any, "band"],
+    endmembers: Float[Any, "endmember band"] | PreparedInversion,
+    mixing: Mixing | None = None,
+) -> Solution:
+    """Abundances and parameters of a mixing model, by least squares.
+
+    argmin ½‖(y − mixing(a, E)) / σ‖² over a ≥ 0, Σa = 1 and the model's arrays within their limits, plus
+    ½‖(p − p₀) / s‖² where they have a prior. The objective is not convex: what is found is a stationary point, from
+    fully constrained least squares on (in albedo for Hapke's model), which noise-free simulations recover.
+    Derivatives in pixel and endmembers are those of the implicit function theorem on what is not on a bound.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: spectra as rows, or what `prepare_inversion` made of them and the model, which has more options.
+        mixing: a model of `physics.mixing` or `physics.hapke`, or any callable pytree ``(abundances, endmembers) ->
+            spectrum`` of one pixel. Arrays are unknown and start where they are, plain numbers are known.
+
+    Returns:
+        A `Solution`. Its gap is what the objective could still lose, to first order over the simplex and to second in
+        each parameter, over half the squared norm of the pixel. ``fitted`` is a `Fitted`: the model as fitted, and the
+        covariance of abundances and parameters at the noise given, or estimated from the residual. What the spectrum
+        tells nothing of (the interaction of a material that is absent) has infinite variance and keeps its start.
+
+    Raises:
+        ValueError: no model, one besides a prepared problem, shapes that disagree, or what `prepare_inversion` raises.
+
+    Reference:
+        Golub and Pereyra 1973, 10.1137/0710036, for problems partly linear; the models' papers stand with the models.
+    """
+    if isinstance(endmembers, PreparedInversion):
+        if mixing is not None:
+            raise ValueError("the prepared problem has its mixing model: do not give another")
+        problem = endmembers
+    elif mixing is None:
+        raise ValueError("invert needs a mixing model, of physics.mixing for instance")
+    else:
+        problem = prepare_inversion(endmembers, mixing)
+    if len(np.shape(pixel)) != 1:
+        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
+    bands = problem.endmembers.shape[1]
+    if pixel.shape[0] != bands:
+        raise ValueError(f"endmembers have {bands} bands, pixels have {pixel.shape[0]}")
+    pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
+    if problem.good is not None:
+        pixel = jnp.where(problem.good, pixel, 0.0)
+    still = _still(problem)
+    white = problem.whiten(jax.lax.stop_gradient(pixel))
+    norm = squared_norm(white)
+    answer = _inverted(still, still.view.see(still, jax.lax.stop_gradient(pixel)), 0.5 * norm)
+    return _solution(pixel, problem, _differentiable(pixel, problem, answer), answer, norm)
+
+
+def _still(problem: PreparedInversion) -> PreparedInversion:
+    """The problem as a constant of differentiation."""
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
+
+
+def _inverted(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
+    """Unknowns of one pixel with gap, steps and covariance; ``vmap`` over it runs the batch kernel."""
+    arrays, static = eqx.partition(problem, eqx.is_array)
+
+    @jax.custom_batching.custom_vmap
+    def many(arrays: Any, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
+        return _batch(eqx.combine(arrays, static), seen, scale)
+
+    @many.def_vmap
+    def _(axis_size: int, in_batched: Any, arrays: Any, seen: Any, scale: Any) -> Any:
+        if any(jax.tree.leaves(in_batched[0])):  # every pixel has its own endmembers: nothing to share
+            axes = jax.tree.map(lambda batched: 0 if batched else None, list(in_batched))
+            answer = jax.vmap(lambda *inputs: _batch(eqx.combine(inputs[0], static), *inputs[1:]), axes)(
+                arrays, seen, scale
+            )
+        else:
+            full = jax.tree.map(
+                lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
+                (seen, scale),
+                tuple(in_batched[1:]),
+            )
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full)
+            answer = many(arrays, *flat)
+            answer = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), answer)
+        return answer, jax.tree.map(lambda _: True, answer)
+
+    answer = many(arrays, jax.tree.map(lambda x: x[None], seen), scale[None])
+    return jax.tree.map(lambda x: x[0], answer)
+
+
+def _batch(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
+    """Many pixels, which are the first axis outside and the last inside."""
+    region = Region(problem.simplex, problem.low, problem.high)
+    seen = jax.lax.optimization_barrier(seen)
+    rows = problem.view.rows(seen)
+    found = descend(
+        lambda unknown, data: problem.model(unknown, problem.view.gather(seen, data)),
+        problem.start(seen),
+        rows,
+        scale,
+        region,
+        chunk=problem.view.chunk,
+    )
+    unknown, gap = found["unknown"], found["gap"]
+    last = problem.model(unknown, problem.view.gather(seen, rows))
+    spread, free, loose = covariance(unknown, last.curvature, region)
+    answer = {
+        "unknown": unknown.T,
+        "covariance": jnp.moveaxis(spread, -1, 0),
+        "free": free.T,
+        "loose": loose.T,
+        "gap": gap / jnp.where(scale > 0, scale, jnp.nan),
+        "steps": found["steps"],
+    }
+    return jax.lax.optimization_barrier(answer)
+
+
+def _differentiable(pixel: Array, problem: PreparedInversion, answer: dict[str, Array]) -> Array:
+    """The unknowns with derivatives in the pixel and in ``problem.endmembers``."""
+    arrays, static = eqx.partition(_still(problem), eqx.is_array)
+
+    @jax.custom_jvp
+    def attach(pixel: Array, spectra: Array, unknown: Array, free: Array, arrays: Any) -> Array:
+        del pixel, spectra, free, arrays
+        return unknown
+
+    @attach.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        pixel, spectra, unknown, free, arrays = primals
+        problem = eqx.combine(arrays, static)
+        count, size = problem.simplex, len(unknown)
+
+        def gradient(unknown: Array, pixel: Array, spectra: Array) -> Array:
+            def objective(unknown: Array) -> Array:
+                rendered = problem.at(unknown[count:])(unknown[:count], spectra)
+                away = unknown[count:] - problem.center
+                error = problem.whiten(rendered - pixel)
+                return 0.5 * squared_norm(error) + 0.5 * jnp.sum(problem.precision * away**2)
+
+            return jnp.where(free, jax.grad(objective)(unknown), 0.0)
+
+        _, change = jax.jvp(lambda *inputs: gradient(unknown, *inputs), (pixel, spectra), tangents[:2])
+        curvature = jax.jacfwd(gradient)(unknown, pixel, spectra)
+        both = free[:, None] & free[None, :]
+        diagonal = jnp.where(free, jnp.diag(curvature), 1.0)
+        scales = safe_sqrt(jnp.abs(diagonal))
+        scales = jnp.where(scales > 0, scales, 1.0)
+        matrix = jnp.where(both, curvature / scales[:, None] / scales, 0.0) + jnp.diag(jnp.where(free, 0.0, 1.0))
+        border = jnp.where(free & (jnp.arange(size) < count), 1 / scales, 0.0)
+        border = border / jnp.maximum(jnp.max(border), jnp.finfo(border.dtype).tiny)
+        bordered = jnp.block([[matrix, border[:, None]], [border[None], jnp.zeros((1, 1), matrix.dtype)]])
+        turned = -solve_symmetric(bordered, jnp.append(change / scales, 0.0))[:size] / scales
+        return unknown, turned
+
+    free = answer["free"] & ~answer["loose"]
+    return attach(pixel, problem.endmembers, answer["unknown"], free, arrays)
+
+
+def _solution(
+    pixel: Array, problem: PreparedInversion, unknown: Array, answer: dict[str, Array], norm: Array
+) -> Solution:
+    """What is known of the pixel."""
+    count = problem.simplex
+    abundances, mixing = unknown[:count], problem.at(unknown[count:])
+    error = pixel - mixing(abundances, problem.endmembers)
+    if problem.good is not None:
+        error = jnp.where(problem.good, error, 0.0)
+    bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
+    squared = squared_norm(error)
+    variance = jnp.ones((), pixel.dtype)
+    if not problem.known_noise:
+        freedom = bands - (jnp.sum(answer["free"]) - 1)
+        variance = jax.lax.stop_gradient(squared) / jnp.maximum(freedom, 1)
+    spread = answer["covariance"] * variance
+    return Solution(
+        abundances=abundances,
+        residual=safe_sqrt(squared / bands),
+        gap=answer["gap"],
+        steps=answer["steps"],
+        converged=jnp.isfinite(squared) & ((answer["gap"] <= tolerance(pixel.dtype)) | (norm == 0)),
+        covariance=spread[:count, :count],
+        fitted=Fitted(mixing, spread),
+        unique=~jnp.any(answer["loose"][:count]),
+    )
