@@ -10,8 +10,9 @@ spectrum of known nonlinearity is a linear mixture again.
 
 What a solver may ask of a model, where the model has it:
 
-- ``terms(endmembers)`` and ``coefficients(abundances)``: spectra of which the mixture is a weighted sum, and their
-  weights (a polynomial in the abundances). Abundances and arrays may have trailing pixel axes there;
+- ``terms(endmembers)`` and ``term_weights(count)``, of a model of second degree: the endmembers, then products of two,
+  and a weight of each, so that the mixture is Σ_i weight_i a_i m_i + Σ_ij weight_ij a_i a_j m_i ⊙ m_j, with `monomials`
+  for the a_i and the a_i a_j. Weights are affine in the model's arrays;
 - ``limits(endmembers)``: the model with the least and with the greatest values that its arrays may have.
 """
 
@@ -26,7 +27,20 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul, safe_sqrt
 
-__all__ = ["ELMM", "GBM", "MLM", "PPNM", "SCLS", "Fan", "Linear", "Mixing", "Nascimento", "pair_products", "pairs"]
+__all__ = [
+    "ELMM",
+    "GBM",
+    "MLM",
+    "PPNM",
+    "SCLS",
+    "Fan",
+    "Linear",
+    "Mixing",
+    "Nascimento",
+    "monomials",
+    "pair_products",
+    "pairs",
+]
 
 
 @runtime_checkable
@@ -52,6 +66,20 @@ def pair_products(endmembers: Float[Any, "endmember band"]) -> Float[Array, "pai
     return endmembers[first] * endmembers[second]
 
 
+def monomials(abundances: Float[Any, "endmember"], terms: int) -> Float[Array, "term"]:
+    """``a_i``, then ``a_i a_j``, in the order of a model's ``terms``, of which there are so many."""
+    abundances = jnp.asarray(abundances)
+    first, second = term_pairs(abundances.shape[0], terms)
+    return jnp.concatenate([abundances, abundances[first] * abundances[second]])
+
+
+def term_pairs(count: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and second endmember of each product among the terms of `count` endmembers: none, i < j, or i ≤ j."""
+    if terms == count:
+        return np.zeros(0, int), np.zeros(0, int)
+    return np.triu_indices(count, 1 if terms == count * (count + 1) // 2 else 0)
+
+
 class Linear(eqx.Module):
     """Materials side by side: ``y = aE``."""
 
@@ -65,9 +93,9 @@ class Linear(eqx.Module):
         """The endmembers."""
         return endmembers
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Any, "term *pixel"]:
-        """The abundances."""
-        return abundances
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """One of each."""
+        return jnp.ones(count)
 
 
 class Nascimento(eqx.Module):
@@ -109,9 +137,9 @@ class Fan(eqx.Module):
         """The endmembers, and the products of each pair."""
         return _with_products(endmembers)
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
-        """a, and a_i a_j."""
-        return jnp.concatenate([abundances, _products(abundances)])
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """One of each."""
+        return jnp.ones(count * (count + 1) // 2)
 
 
 class GBM(eqx.Module):
@@ -141,10 +169,9 @@ class GBM(eqx.Module):
         _of_pairs(self.interactions, endmembers)
         return _with_products(endmembers)
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
-        """a, and γ_ij a_i a_j."""
-        products = _products(abundances)
-        return jnp.concatenate([abundances, _along(self.interactions, products) * products])
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """One, and γ of each pair."""
+        return jnp.concatenate([jnp.ones(count, self.interactions.dtype), self.interactions])
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["GBM", "GBM"]:
         """γ between 0 and 1."""
@@ -191,9 +218,11 @@ class PPNM(_OfLinear):
         """The endmembers, and all products m_i ⊙ m_j with i ≤ j."""
         return _with_products(endmembers, squares=True)
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
-        """a, and b a_i a_j, twice that for i < j."""
-        return jnp.concatenate([abundances, self.nonlinearity * _products(abundances, squares=True)])
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """One, and b of each product, twice where i < j."""
+        first, second = np.triu_indices(count)
+        twice = jnp.asarray(np.where(first == second, 1.0, 2.0), jnp.result_type(self.nonlinearity))
+        return jnp.concatenate([jnp.ones(count, twice.dtype), self.nonlinearity * twice])
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["PPNM", "PPNM"]:
         """Where brighter mixtures are brighter, 1 + 2bs ≥ 0: from −1/(2 max E) on."""
@@ -250,9 +279,9 @@ class ELMM(eqx.Module):
         """The endmembers."""
         return endmembers
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
-        """The products aψ."""
-        return abundances * _along(self.scales, abundances)
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """The scales ψ."""
+        return jnp.broadcast_to(self.scales, (count,))
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["ELMM", "ELMM"]:
         """ψ above zero."""
@@ -281,9 +310,9 @@ class SCLS(eqx.Module):
         """The endmembers."""
         return endmembers
 
-    def coefficients(self, abundances: Float[Any, "endmember *pixel"]) -> Float[Array, "term *pixel"]:
-        """The products aψ."""
-        return abundances * self.brightness
+    def term_weights(self, count: int) -> Float[Array, "term"]:
+        """The brightness ψ."""
+        return jnp.broadcast_to(self.brightness, (count,))
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["SCLS", "SCLS"]:
         """ψ above zero."""
@@ -303,21 +332,6 @@ def _with_products(endmembers: Any, *, squares: bool = False) -> Array:
     endmembers = jnp.asarray(endmembers)
     first, second = np.triu_indices(endmembers.shape[0], 0 if squares else 1)
     return jnp.concatenate([endmembers, endmembers[first] * endmembers[second]])
-
-
-def _products(abundances: Any, *, squares: bool = False) -> Array:
-    """``a_i a_j`` of each pair; with squares, those of the pairs stand twice."""
-    first, second = np.triu_indices(abundances.shape[0], 0 if squares else 1)
-    pairs = [abundances[i] * abundances[j] for i, j in zip(first, second, strict=True)]
-    if squares:
-        pairs = [pair if i == j else 2 * pair for pair, i, j in zip(pairs, first, second, strict=True)]
-    return jnp.stack(pairs) if pairs else abundances[:0]
-
-
-def _along(values: Any, like: Any) -> Any:
-    """Values of one pixel or of each, to go with an array that has pixel axes."""
-    values = jnp.asarray(values)
-    return values.reshape(*values.shape, *(1,) * (like.ndim - values.ndim))
 
 
 def _brightest(endmembers: Any) -> Array:

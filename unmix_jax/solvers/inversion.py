@@ -16,7 +16,8 @@ from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
 from unmix_jax.physics.mixing import Mixing
 from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.inversion_models import PreparedInversion, prepare_inversion
-from unmix_jax.solvers.simplex_box import Region, covariance, descend
+from unmix_jax.solvers.simplex_box import Region, covariance, descend, where_needed
+from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
 __all__ = ["Fitted", "PreparedInversion", "invert", "prepare_inversion"]
@@ -126,23 +127,40 @@ def _batch(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> 
     """Many pixels, which are the first axis outside and the last inside."""
     region = Region(problem.simplex, problem.low, problem.high)
     seen = jax.lax.optimization_barrier(seen)
-    rows = problem.view.rows(seen)
+    view = problem.view
+    rows = view.rows(seen)
     found = descend(
-        lambda unknown, data: problem.model(unknown, problem.view.gather(seen, data)),
+        lambda unknown, data: problem.model(unknown, view.gather(seen, data)),
+        lambda unknown, data: view.bend(problem, unknown, view.gather(seen, data)),
         problem.start(seen),
         rows,
         scale,
         region,
-        chunk=problem.view.chunk,
+        chunk=view.chunk,
     )
+
+    def judged(part: State) -> State:
+        data = view.gather(seen, {name: part[name] for name in rows})
+        curvature = where_needed(part["done"], lambda: problem.model(part["unknown"], data).curvature)
+        spread, free, loose = covariance(part["unknown"], curvature, region)
+        return part | {"covariance": spread, "free": free, "loose": loose, "done": jnp.ones_like(part["done"])}
+
     unknown, gap = found["unknown"], found["gap"]
-    last = problem.model(unknown, problem.view.gather(seen, rows))
-    spread, free, loose = covariance(unknown, last.curvature, region)
+    empty = jnp.zeros(unknown.shape, bool)
+    state = {
+        **rows,
+        "unknown": unknown,
+        "covariance": jnp.zeros((len(unknown), *unknown.shape), unknown.dtype),
+        "free": empty,
+        "loose": empty,
+        "done": empty[0],
+    }
+    state = work_off(judged, state, chunk=view.chunk, max_rounds=1, constant=(*rows, "unknown"))
     answer = {
         "unknown": unknown.T,
-        "covariance": jnp.moveaxis(spread, -1, 0),
-        "free": free.T,
-        "loose": loose.T,
+        "covariance": jnp.moveaxis(state["covariance"], -1, 0),
+        "free": state["free"].T,
+        "loose": state["loose"].T,
         "gap": gap / jnp.where(scale > 0, scale, jnp.nan),
         "steps": found["steps"],
     }

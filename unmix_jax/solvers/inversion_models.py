@@ -21,15 +21,15 @@ from jaxtyping import Array, Bool, Float
 
 from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.physics.hapke import Hapke
-from unmix_jax.physics.mixing import SCLS, Mixing
+from unmix_jax.physics.mixing import SCLS, Mixing, term_pairs
 from unmix_jax.solvers.active_set import solve
-from unmix_jax.solvers.lanes import apply
+from unmix_jax.solvers.lanes import affine, apply, stacked
 from unmix_jax.solvers.simplex_box import Model
 from unmix_jax.solvers.tables import Prepared, prepare_for
 
 __all__ = ["Bandwise", "PreparedInversion", "Rendered", "Terms", "prepare_inversion"]
 
-CHUNK = 256  # pixels that are advanced together, in as many dimensions as there are terms
+CHUNK = 512  # pixels that are advanced together, in as many dimensions as there are terms; fewer where those are many
 BAND_CHUNK = 128  # and in all bands
 
 
@@ -39,17 +39,23 @@ def _upper(count: int) -> list[tuple[int, int]]:
 
 
 class Terms(eqx.Module):
-    """A mixture of terms: ``½‖z − Rc(u)‖²``.
+    """A mixture of terms: ``½‖z − Rc‖²`` with ``c = (weight + slopes·p) ⊙ monomials(a)``.
 
     Attributes:
         projector: ``z = pixel @ projector``, whitening included.
         root: R.
         to_start: from z to what the first guess is solved from.
+        weight: of each term where all parameters are zero.
+        slopes: derivatives of the weights in the parameters.
+        degrees: derivatives of the monomials, ``∂m_n/∂a_i = degrees[n, i, 0] + Σ_j degrees[n, i, 1 + j] a_j``.
     """
 
     projector: Float[Array, "band latent"]
     root: Float[Array, "latent term"]
     to_start: Float[Array, "latent start"]
+    weight: Float[Array, "term"]
+    slopes: Float[Array, "term parameter"]
+    degrees: Float[Array, "term endmember power"]
     chunk: int = eqx.field(static=True, default=CHUNK)
 
     def see(self, problem: "PreparedInversion", pixel: Array) -> dict[str, Array]:
@@ -65,31 +71,47 @@ class Terms(eqx.Module):
         """What the model needs of some pixels."""
         return data
 
+    def _parts(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Any:
+        """Weights [term, pixel], monomials, their derivatives [term, endmember, pixel], and error [latent, pixel]."""
+        count, terms = problem.simplex, len(self.weight)
+        abundances, parameters = unknown[:count], unknown[count:]
+        first, second = term_pairs(count, terms)
+        products = [abundances[i] * abundances[j] for i, j in zip(first, second, strict=True)]
+        monomials = stacked([*abundances, *products])
+        weights = self.weight[:, None] + (apply(self.slopes, parameters) if len(parameters) else 0.0)
+        weights, monomials = jax.lax.optimization_barrier((weights, monomials))
+        flat = self.degrees.reshape(terms * count, -1)
+        steep = affine(flat[:, 1:], abundances, flat[:, 0]).reshape(terms, count, -1)
+        return weights, monomials, steep, apply(self.root, weights * monomials) - seen["z"]
+
     def model(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Model:
         """Value, gradient and curvature at unknowns [unknown, pixel]."""
         size, pixels = unknown.shape
-        count = problem.simplex
+        weights, monomials, steep, error = self._parts(problem, unknown, seen)
+        changes = [weights[:, None] * steep, self.slopes[:, :, None] * monomials[:, None]]
+        changes = jnp.concatenate(changes, 1).reshape(len(weights), -1)
+        rows = apply(self.root, changes).reshape(-1, size, pixels)
+        rows, error = jax.lax.optimization_barrier((rows, error))
+        latent = range(len(error))
+        return Model(
+            0.5 * sum(error[f] * error[f] for f in latent),
+            sum(rows[f] * error[f] for f in latent),
+            stacked([sum(rows[f] * rows[f, i] for f in latent) for i in range(size)]),
+        )
 
-        def weights(unknown: Array) -> Array:
-            return problem.at(unknown[count:]).coefficients(unknown[:count])
-
-        def one(i: int) -> Array:
-            return jnp.broadcast_to(jnp.asarray(np.eye(size)[i], unknown.dtype)[:, None], unknown.shape)
-
-        slopes = jnp.stack([jax.jvp(weights, (unknown,), (one(i),))[1] for i in range(size)], 1)
-        slopes = apply(self.root, slopes.reshape(len(slopes), -1)).reshape(-1, size, pixels)
-        error = apply(self.root, weights(unknown)) - seen["z"]
-        rows = range(len(error))
-        value = 0.5 * sum(error[f] ** 2 for f in rows)
-        gradient = sum(slopes[f] * error[f] for f in rows)
-        curvature = jnp.stack([sum(slopes[f] * slopes[f, i] for f in rows) for i in range(size)])
+    def bend(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Array:
+        """What the exact curvature has besides: the error times second derivatives, [unknown, unknown, pixel]."""
+        count, size = problem.simplex, len(unknown)
+        weights, _, steep, error = self._parts(problem, unknown, seen)
         pull = apply(self.root.T, error)
-
-        def pulled(unknown: Array) -> Array:
-            return jax.vjp(weights, unknown)[1](pull)[0]
-
-        bend = jnp.stack([jax.jvp(pulled, (unknown,), (one(i),))[1] for i in range(size)])
-        return Model(value, gradient, curvature, bend)
+        second = jnp.moveaxis(self.degrees[:, :, 1:], 0, -1).reshape(count * count, -1)
+        block = apply(second, pull * weights).reshape(count, count, -1)
+        if size == count:
+            return block
+        mixed = apply(self.slopes.T, (pull[:, None] * steep).reshape(len(pull), -1)).reshape(size - count, count, -1)
+        nothing = jnp.zeros((size - count, size - count, block.shape[2]), block.dtype)
+        upper = jnp.concatenate([block, jnp.swapaxes(mixed, 0, 1)], 1)
+        return jnp.concatenate([upper, jnp.concatenate([mixed, nothing], 1)])
 
 
 class _OfBands(eqx.Module):
@@ -116,47 +138,56 @@ class Bandwise(_OfBands):
         """What of a pixel the descent needs."""
         return {"pixel": problem.whiten(pixel), "start": matmul(pixel, problem.linear.projector)}
 
-    def model(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Model:
-        """Value, gradient and curvature at unknowns [unknown, pixel]."""
-        count, size = problem.simplex, len(unknown)
-        parameters = unknown[count:, None]
-        linear = matmul(self.spectra, unknown[:count])  # [band, pixel]
+    def _parts(self, problem: "PreparedInversion", unknown: Array) -> tuple[Any, Any, Any]:
+        """Mixture and parameters, what becomes of them in each band [band, pixel], and its derivative in each."""
+        count = problem.simplex
+        inputs = (matmul(self.spectra, unknown[:count]), *unknown[count:, None])
 
         def spectrum(linear: Array, *parameters: Array) -> Array:
-            rendered = problem.at(jnp.concatenate(parameters) if parameters else unknown[count:]).response(linear)
+            rendered = problem.at(jnp.concatenate([unknown[:0], *parameters])).response(linear)
             return rendered if problem.root is None else rendered * problem.root[:, None]
 
-        inputs = (linear, *parameters)
-        ones = [
-            [jnp.ones_like(x) if i == j else jnp.zeros_like(x) for j, x in enumerate(inputs)]
-            for i in range(len(inputs))
-        ]
-
         def slope(i: int) -> Callable[..., Array]:
-            return lambda *inputs: jax.jvp(spectrum, inputs, tuple(ones[i]))[1]
+            ones = [jnp.full_like(x, float(i == j)) for j, x in enumerate(inputs)]
+            return lambda *inputs: jax.jvp(spectrum, inputs, tuple(ones))[1]
 
-        error = spectrum(*inputs) - seen["pixel"].T
-        first = [slope(i)(*inputs) for i in range(len(inputs))]
-        second = {(i, j): error * jax.jvp(slope(i), inputs, tuple(ones[j]))[1] for i, j in _upper(len(inputs))}
-        # each of them once, and not again in every product
-        error, first, second = jax.lax.optimization_barrier((error, first, second))
+        return inputs, spectrum, slope
 
-        def assembled(weights: Callable[[int, int], Array]) -> Array:
-            """Of what stands between two derivatives in each band, the matrix between two unknowns."""
-            cells = dict(zip(_upper(count), matmul(self.products, weights(0, 0)), strict=True))
-            for i in range(1, len(inputs)):
-                mixed = matmul(problem.endmembers, weights(0, i))
-                cells |= {(j, count - 1 + i): mixed[j] for j in range(count)}
-                cells |= {(count - 1 + j, count - 1 + i): jnp.sum(weights(j, i), 0) for j in range(1, i + 1)}
-            return jnp.stack([jnp.stack([cells[min(i, j), max(i, j)] for j in range(size)]) for i in range(size)])
-
-        gradient = [*matmul(problem.endmembers, first[0] * error), *(jnp.sum(x * error, 0) for x in first[1:])]
-        return Model(
-            0.5 * jnp.sum(error * error, 0),
-            jnp.stack(gradient),
-            assembled(lambda i, j: first[i] * first[j]),
-            assembled(lambda i, j: second[i, j]),
+    def _assembled(self, problem: "PreparedInversion", size: int, weights: Callable[[int, int], Array]) -> Array:
+        """From what stands between two derivatives in each band to the matrix between two unknowns."""
+        count = problem.simplex
+        cells = dict(zip(_upper(count), matmul(self.products, weights(0, 0)), strict=True))
+        for i in range(1, 1 + size - count):
+            mixed = matmul(problem.endmembers, weights(0, i))
+            cells |= {(j, count - 1 + i): mixed[j] for j in range(count)}
+            cells |= {(count - 1 + j, count - 1 + i): jnp.sum(weights(j, i), 0) for j in range(1, i + 1)}
+        cells = dict(zip(cells, jax.lax.optimization_barrier(list(cells.values())), strict=True))
+        return jnp.stack([cells[min(i, j), max(i, j)] for i in range(size) for j in range(size)]).reshape(
+            size, size, -1
         )
+
+    def model(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Model:
+        """Value, gradient and curvature at unknowns [unknown, pixel]."""
+        inputs, spectrum, slope = self._parts(problem, unknown)
+        error, slopes = spectrum(*inputs) - seen["pixel"].T, [slope(i)(*inputs) for i in range(len(inputs))]
+        # each of them once, and not again in every product
+        error, slopes = jax.lax.optimization_barrier((error, slopes))
+        gradient = [*matmul(problem.endmembers, slopes[0] * error), *(jnp.sum(x * error, 0) for x in slopes[1:])]
+        curvature = self._assembled(problem, len(unknown), lambda i, j: slopes[i] * slopes[j])
+        return Model(0.5 * jnp.sum(error * error, 0), stacked(gradient), curvature)
+
+    def bend(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Array:
+        """What the exact curvature has besides: the error times second derivatives, [unknown, unknown, pixel]."""
+        inputs, spectrum, slope = self._parts(problem, unknown)
+        error = spectrum(*inputs) - seen["pixel"].T
+
+        def second(i: int, j: int) -> Array:
+            ones = tuple(jnp.full_like(x, float(j == k)) for k, x in enumerate(inputs))
+            return jax.jvp(slope(i), inputs, ones)[1]
+
+        weights = {(i, j): error * second(i, j) for i, j in _upper(len(inputs))}
+        weights = jax.lax.optimization_barrier(weights)
+        return self._assembled(problem, len(unknown), lambda i, j: weights[min(i, j), max(i, j)])
 
 
 class Rendered(_OfBands):
@@ -180,6 +211,19 @@ class Rendered(_OfBands):
 
         model = jax.vmap(one)(unknown.T, seen["pixel"])
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), model)
+
+    def bend(self, problem: "PreparedInversion", unknown: Array, seen: dict[str, Array]) -> Array:
+        """What the exact curvature has besides: the error times second derivatives, [unknown, unknown, pixel]."""
+        count = problem.simplex
+
+        def one(unknown: Array, pixel: Array) -> Array:
+            def spectrum(unknown: Array) -> Array:
+                return problem.whiten(problem.at(unknown[count:])(unknown[:count], problem.endmembers))
+
+            error = spectrum(unknown) - pixel
+            return jax.jacfwd(lambda unknown: matmul(error, jax.jacfwd(spectrum)(unknown)))(unknown)
+
+        return jnp.moveaxis(jax.vmap(one)(unknown.T, seen["pixel"]), 0, -1)
 
 
 class PreparedInversion(eqx.Module):
@@ -240,9 +284,9 @@ class PreparedInversion(eqx.Module):
 
     def model(self, unknown: Array, seen: dict[str, Array]) -> Model:
         """Half the whitened squared error, and the prior, at unknowns [unknown, pixel]."""
-        value, gradient, curvature, bend = self.view.model(self, unknown, seen)
+        value, gradient, curvature = self.view.model(self, unknown, seen)
         if not len(self.low):
-            return Model(value, gradient, curvature, bend)
+            return Model(value, gradient, curvature)
         away = unknown[self.simplex :] - self.center[:, None]
         precision = jnp.concatenate([jnp.zeros(self.simplex, unknown.dtype), self.precision])
         pull = self.precision[:, None] * away
@@ -250,7 +294,6 @@ class PreparedInversion(eqx.Module):
             value + 0.5 * jnp.sum(away * pull, 0),
             gradient.at[self.simplex :].add(pull),
             curvature + jnp.diag(precision)[:, :, None],
-            bend,
         )
 
     def start(self, seen: dict[str, Array]) -> Float[Array, "unknown pixel"]:
@@ -327,8 +370,8 @@ def prepare_inversion(
             dark = np.argwhere(~np.isfinite(np.asarray(columns)))[0]
             value = float(np.asarray(spectra)[tuple(dark)])
             raise ValueError(
-                f"endmember {dark[0]} has reflectance {value:g} in band {dark[1]}; Hapke's model has none below zero or "
-                "above that of a perfect scatterer: leave the band out (good_bands) or scale the spectra"
+                f"endmember {dark[0]} has reflectance {value:g} in band {dark[1]}; Hapke's model has none below zero "
+                "or above that of a perfect scatterer: leave the band out (good_bands) or scale the spectra"
             )
     weights = None if root is None else np.square(root) if isinstance(root, np.ndarray) else jnp.square(root)
     linear = prepare_for(("simplex", "cone") if isinstance(mixing, SCLS) else ("simplex",), columns, weights)
@@ -411,10 +454,23 @@ def _like(mixing: Any, other: Any, name: str) -> Array:
 
 def _terms(mixing: Any, spectra: Array, root: Any, linear: Prepared, dtype: Any) -> Terms:
     """The thin QR factors of the whitened terms, in float64."""
+    count = len(spectra)
     terms = np.asarray(mixing.terms(np.asarray(spectra, np.float64)), np.float64)
     white = terms if root is None else terms * root
     basis, factor = np.linalg.qr(white.T)
     projector = basis if root is None else basis * root[:, None]
     start = np.asarray(linear.projector, np.float64)
     to_start = basis.T @ (start if root is None else start / np.where(root > 0, root, 1.0)[:, None])
-    return Terms(*(jnp.asarray(x, dtype) for x in (projector, factor, to_start)))
+    row, restore = ravel_pytree(eqx.filter(mixing, eqx.is_inexact_array))
+
+    def weights(row: Array) -> Array:
+        return eqx.combine(restore(row), mixing).term_weights(count)
+
+    slopes = jax.jacfwd(weights)(jnp.zeros_like(row))
+    degrees = np.zeros((len(terms), count, 1 + count))
+    degrees[range(count), range(count), 0] = 1
+    for n, (i, j) in enumerate(zip(*term_pairs(count, len(terms)), strict=True), count):
+        degrees[n, i, 1 + j] += 1
+        degrees[n, j, 1 + i] += 1
+    held = projector, factor, to_start, weights(jnp.zeros_like(row)), slopes, degrees
+    return Terms(*(jnp.asarray(x, dtype) for x in held))

@@ -5,7 +5,7 @@ Compilers do poorly on the other order, where the innermost loop has three turns
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 
-__all__ = ["affine", "apply", "inner", "over"]
+__all__ = ["affine", "apply", "inner", "over", "stacked"]
 
 UNROLL_LIMIT = 12
 
@@ -31,13 +31,21 @@ def affine(
         functools.reduce(lambda s, j, i=i: s + matrix[i, j] * parts[j], range(columns), offset[i])  # type: ignore[misc]
         for i in range(rows)
     ]
-    # the barrier keeps the compiler from computing each row again for each of its uses
-    return jnp.stack(jax.lax.optimization_barrier([jnp.broadcast_to(row, x.shape[1:]) for row in out]))
+    return stacked([jnp.broadcast_to(row, x.shape[1:]) for row in out])
 
 
 def apply(matrix: Float[Array, "row column"], x: Float[Array, "column pixel"]) -> Float[Array, "row pixel"]:
     """``matrix @ x``."""
     return affine(matrix, x, jnp.zeros(matrix.shape[0], matrix.dtype))
+
+
+def stacked(rows: Sequence[Array]) -> Array:
+    """``jnp.stack`` of computed rows.
+
+    The barrier has each computed by itself: otherwise for each of its uses, and in a loop that asks at every element
+    which row it is in.
+    """
+    return jnp.stack(jax.lax.optimization_barrier(list(rows)))
 
 
 def inner(left: Float[Array, "row pixel"], right: Float[Array, "row pixel"]) -> Float[Array, "pixel"]:

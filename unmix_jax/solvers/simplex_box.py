@@ -20,10 +20,11 @@ from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.lanes import over
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Model", "Region", "covariance", "descend", "first_order_gap"]
+__all__ = ["Model", "Region", "covariance", "descend", "first_order_gap", "where_needed"]
 
-TURNS = 3  # of a chunk, before those that are done leave it
+LEAVE = 0.4  # share of a chunk that is not done when those that are leave it
 ROUNDS = 40  # of a pixel
+GAUSS_TURNS = 3  # of a pixel; later ones have the exact curvature
 STIFF = 1e6  # damping at which a pixel is given up
 PIVOTS = 6  # and as many as there are unknowns, to the minimum of a quadratic model
 NEGLIGIBLE = 1e-6  # squared, of what takes part in a direction
@@ -33,13 +34,12 @@ DAMPING = 1e-3  # of the first turn, relative to the curvature
 class Model(NamedTuple):
     """A function about a point: value [pixel], gradient [unknown, pixel], curvature [unknown, unknown, pixel].
 
-    The curvature is that of Gauss and Newton, not negative; with `bend`, where it is known, it is the exact one.
+    The curvature is that of Gauss and Newton, not negative.
     """
 
     value: Array
     gradient: Array
     curvature: Array
-    bend: Array | None = None
 
 
 class Region(NamedTuple):
@@ -52,6 +52,7 @@ class Region(NamedTuple):
 
 def descend(
     function: Callable[[Array, State], Model],
+    bend: Callable[[Array, State], Array],
     start: Float[Array, "unknown pixel"],
     data: State,
     scale: Float[Array, "pixel"],
@@ -63,6 +64,7 @@ def descend(
 
     Args:
         function: the model at unknowns [unknown, pixel], given the data of these pixels.
+        bend: what the exact curvature has besides, called where the descent takes long.
         start: inside the region.
         data: arrays with the pixels last, that the function needs.
         scale: of f, of each pixel: half the squared norm of its spectrum.
@@ -76,10 +78,11 @@ def descend(
     def advance(part: State) -> State:
         inputs = {name: part[name] for name in data}
 
-        def turn(_: Any, part: State) -> State:
-            return part | _turn(part, lambda unknown: function(unknown, inputs), region)
+        def turn(part: State) -> State:
+            return part | _turn(part, lambda x: function(x, inputs), lambda x: bend(x, inputs), region)
 
-        return jax.lax.fori_loop(0, TURNS, turn, part)  # unrolled, the compiler would compute turns many times over
+        enough = jnp.sum(~part["done"]) * LEAVE
+        return jax.lax.while_loop(lambda part: jnp.sum(~part["done"]) > enough, turn, part)
 
     size, pixels = start.shape
     state = {
@@ -99,7 +102,7 @@ def descend(
     return {name: state[name] for name in ("unknown", "gap", "steps")}
 
 
-def _turn(part: State, function: Callable[[Array], Model], region: Region) -> State:
+def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array], Array], region: Region) -> State:
     """One step of each pixel that is not done; the first one only looks at the start."""
     unknown, value, done, damping, scale = (part[name] for name in ("unknown", "value", "done", "damping", "scale"))
     gradient, curvature = part["gradient"], part["curvature"]
@@ -107,10 +110,11 @@ def _turn(part: State, function: Callable[[Array], Model], region: Region) -> St
     trial = _project(unknown + step, region)
     step = trial - unknown
     promised = -_inner(step, gradient + 0.5 * _apply(curvature, step))
-    # the barriers keep the compiler from computing both over again for each of their uses
-    trial, promised = jax.lax.optimization_barrier((trial, promised))
-    new = jax.lax.optimization_barrier(function(trial))
-    chosen, gap = _newton(new, region.count), first_order_gap(trial, new, region)
+    new = where_needed(done, lambda: function(trial))
+    gap = first_order_gap(trial, new, region)
+    late = ~done & (part["steps"] >= GAUSS_TURNS)
+    exact = where_needed(~late, lambda: _newton(new.curvature, bend(trial), region.count))
+    chosen = jnp.where(late, exact, new.curvature)
 
     # where rounding hides what is promised, the gap decides
     eps = jnp.finfo(unknown.dtype).eps
@@ -137,14 +141,23 @@ def _turn(part: State, function: Callable[[Array], Model], region: Region) -> St
     }
 
 
-def _newton(model: Model, count: int) -> Array:
+def where_needed(done: Bool[Array, "pixel"], function: Callable[[], Any]) -> Any:
+    """What the function gives, or zeros where all pixels are done.
+
+    A branch is also a program of its own: the compiler cannot compute its parts over again for each of their uses,
+    which costs many times the function (barriers do not keep it from that).
+    """
+    shapes = jax.eval_shape(function)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.cond(jnp.all(done), lambda: nothing, function)
+
+
+def _newton(curvature: Array, bend: Array, count: int) -> Array:
     """The exact curvature where it is positive, else that of Gauss and Newton."""
-    if model.bend is None:
-        return model.curvature
-    exact = model.curvature + model.bend
+    exact = curvature + bend
     nothing = jnp.zeros(exact.shape[1:], bool)
     definite = eliminate(_ridged(exact, 0.0, count), nothing, exact[:, :0])[2]
-    return jnp.where(definite, exact, model.curvature)
+    return jnp.where(definite, exact, curvature)
 
 
 def _step(unknown: Array, gradient: Array, curvature: Array, damping: Array, region: Region) -> Array:
@@ -238,7 +251,7 @@ def eliminate(
     size = matrix.shape[0]
     eps = jnp.finfo(matrix.dtype).eps
     diagonal = jnp.stack([matrix[i, i] for i in range(size)])
-    tableau = jnp.concatenate([matrix, right], 1)
+    tableau = jax.lax.optimization_barrier(jnp.concatenate([matrix, right], 1))
     loose, definite = jnp.zeros_like(held), jnp.ones_like(held[0])
     for j in range(size):
         pivot = tableau[j, j]
