@@ -4,6 +4,7 @@ One contract for linear, bilinear, polynomial, multilinear and intimate mixtures
 parameters within their limits; the descent is of second order, and pixels that are done leave the batch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +17,7 @@ from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
 from unmix_jax.physics.mixing import Mixing
 from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.inversion_models import PreparedInversion, prepare_inversion
-from unmix_jax.solvers.simplex_box import Region, covariance, descend, where_needed
+from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, where_needed
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
@@ -57,7 +58,8 @@ def invert(
         A `Solution`. Its gap is what the objective could still lose, to first order over the simplex and to second in
         each parameter, over half the squared norm of the pixel. ``fitted`` is a `Fitted`: the model as fitted, and the
         covariance of abundances and parameters at the noise given, or estimated from the residual. What the spectrum
-        tells nothing of (the interaction of a material that is absent) has infinite variance and keeps its start.
+        tells nothing of (the interaction of a material that is absent) keeps its start; its variance is that of its
+        limits, infinite where it has none.
 
     Raises:
         ValueError: no model, one besides a prepared problem, shapes that disagree, or what `prepare_inversion` raises.
@@ -81,11 +83,38 @@ def invert(
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
     if problem.good is not None:
         pixel = jnp.where(problem.good, pixel, 0.0)
-    still = _still(problem)
-    white = problem.whiten(jax.lax.stop_gradient(pixel))
-    norm = squared_norm(white)
-    answer = _inverted(still, still.view.see(still, jax.lax.stop_gradient(pixel)), 0.5 * norm)
-    return _solution(pixel, problem, _differentiable(pixel, problem, answer), answer, norm)
+    still, count = _still(problem), problem.simplex
+    seen = still.view.see(still, jax.lax.stop_gradient(pixel))
+    norm = squared_norm(problem.whiten(jax.lax.stop_gradient(pixel)))
+    unknown, gap, steps = _batched(_descended, still, seen, 0.5 * norm)
+
+    bands = jnp.asarray(pixel.shape[0] if problem.good is None else jnp.sum(problem.good), pixel.dtype)
+    free = on_no_bound(unknown[:, None], still.region)[:, 0]
+    variance = jnp.ones((), pixel.dtype)
+    if not problem.known_noise:
+        left = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
+        variance = left / jnp.maximum(bands - jnp.sum(free) + 1, 1)
+    covariance, loose = _batched(_uncertain, still, seen, unknown, variance)
+
+    unknown = _differentiable(pixel, problem, unknown, free & ~loose)
+    squared = squared_norm(_error(pixel, problem, unknown))
+    return Solution(
+        abundances=unknown[:count],
+        residual=safe_sqrt(squared / bands),
+        gap=gap,
+        steps=steps,
+        converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (norm == 0)),
+        covariance=covariance[:count, :count],
+        fitted=Fitted(problem.at(unknown[count:]), covariance),
+        unique=~jnp.any(loose[:count]),
+    )
+
+
+def _error(pixel: Array, problem: PreparedInversion, unknown: Array) -> Array:
+    """What the fit leaves of a pixel."""
+    count = problem.simplex
+    error = pixel - problem.at(unknown[count:])(unknown[:count], problem.endmembers)
+    return error if problem.good is None else jnp.where(problem.good, error, 0.0)
 
 
 def _still(problem: PreparedInversion) -> PreparedInversion:
@@ -93,81 +122,74 @@ def _still(problem: PreparedInversion) -> PreparedInversion:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
 
 
-def _inverted(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
-    """Unknowns of one pixel with gap, steps and covariance; ``vmap`` over it runs the batch kernel."""
+def _batched(function: Callable[..., Any], problem: PreparedInversion, *own: Any) -> Any:
+    """``function(problem, *own)`` of many pixels at once, for one pixel; ``vmap`` makes one larger batch of them."""
     arrays, static = eqx.partition(problem, eqx.is_array)
 
     @jax.custom_batching.custom_vmap
-    def many(arrays: Any, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
-        return _batch(eqx.combine(arrays, static), seen, scale)
+    def many(arrays: Any, *own: Any) -> Any:
+        # the barriers keep transposes out of the products with the bands, which they would slow down
+        answer = function(eqx.combine(arrays, static), *jax.lax.optimization_barrier(own))
+        return jax.lax.optimization_barrier(answer)
 
     @many.def_vmap
-    def _(axis_size: int, in_batched: Any, arrays: Any, seen: Any, scale: Any) -> Any:
+    def _(axis_size: int, in_batched: Any, arrays: Any, *own: Any) -> Any:
         if any(jax.tree.leaves(in_batched[0])):  # every pixel has its own endmembers: nothing to share
             axes = jax.tree.map(lambda batched: 0 if batched else None, list(in_batched))
-            answer = jax.vmap(lambda *inputs: _batch(eqx.combine(inputs[0], static), *inputs[1:]), axes)(
-                arrays, seen, scale
-            )
+            answer = jax.vmap(lambda arrays, *own: function(eqx.combine(arrays, static), *own), axes)(arrays, *own)
         else:
             full = jax.tree.map(
                 lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
-                (seen, scale),
+                own,
                 tuple(in_batched[1:]),
             )
-            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full)
-            answer = many(arrays, *flat)
+            answer = many(arrays, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full))
             answer = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), answer)
         return answer, jax.tree.map(lambda _: True, answer)
 
-    answer = many(arrays, jax.tree.map(lambda x: x[None], seen), scale[None])
-    return jax.tree.map(lambda x: x[0], answer)
+    return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
 
 
-def _batch(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> dict[str, Array]:
-    """Many pixels, which are the first axis outside and the last inside."""
-    region = Region(problem.simplex, problem.low, problem.high)
-    seen = jax.lax.optimization_barrier(seen)
+def _descended(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> tuple[Array, Array, Array]:
+    """Unknowns, relative gap and turns of many pixels, which are the first axis here and the last inside."""
     view = problem.view
-    rows = view.rows(seen)
     found = descend(
         lambda unknown, data: problem.model(unknown, view.gather(seen, data)),
         lambda unknown, data: view.bend(problem, unknown, view.gather(seen, data)),
         problem.start(seen),
-        rows,
+        view.rows(seen),
         scale,
-        region,
+        problem.region,
         chunk=view.chunk,
     )
+    return found["unknown"].T, found["gap"] / jnp.where(scale > 0, scale, jnp.nan), found["steps"]
+
+
+def _uncertain(
+    problem: PreparedInversion, seen: dict[str, Array], unknown: Array, variance: Array
+) -> tuple[Array, Array]:
+    """Covariance of the unknowns, and which of them nothing tells."""
+    view = problem.view
+    rows = view.rows(seen) | {"unknown": unknown.T, "variance": variance}
 
     def judged(part: State) -> State:
         data = view.gather(seen, {name: part[name] for name in rows})
         curvature = where_needed(part["done"], lambda: problem.model(part["unknown"], data).curvature)
-        spread, free, loose = covariance(part["unknown"], curvature, region)
-        return part | {"covariance": spread, "free": free, "loose": loose, "done": jnp.ones_like(part["done"])}
+        spread, loose = covariance(part["unknown"], curvature, part["variance"], problem.region)
+        return part | {"covariance": spread, "loose": loose, "done": jnp.ones_like(part["done"])}
 
-    unknown, gap = found["unknown"], found["gap"]
-    empty = jnp.zeros(unknown.shape, bool)
+    pixels, size = unknown.shape
     state = {
         **rows,
-        "unknown": unknown,
-        "covariance": jnp.zeros((len(unknown), *unknown.shape), unknown.dtype),
-        "free": empty,
-        "loose": empty,
-        "done": empty[0],
+        "covariance": jnp.zeros((size, size, pixels), unknown.dtype),
+        "loose": jnp.zeros((size, pixels), bool),
+        "done": jnp.zeros(pixels, bool),
     }
-    state = work_off(judged, state, chunk=view.chunk, max_rounds=1, constant=(*rows, "unknown"))
-    answer = {
-        "unknown": unknown.T,
-        "covariance": jnp.moveaxis(state["covariance"], -1, 0),
-        "free": state["free"].T,
-        "loose": state["loose"].T,
-        "gap": gap / jnp.where(scale > 0, scale, jnp.nan),
-        "steps": found["steps"],
-    }
-    return jax.lax.optimization_barrier(answer)
+    state = work_off(judged, state, chunk=view.chunk, max_rounds=1, constant=tuple(rows))
+    return jnp.moveaxis(state["covariance"], -1, 0), state["loose"].T
 
 
-def _differentiable(pixel: Array, problem: PreparedInversion, answer: dict[str, Array]) -> Array:
+def _differentiable(pixel: Array, problem: PreparedInversion, unknown: Array, free: Array) -> Array:
     """The unknowns with derivatives in the pixel and in ``problem.endmembers``."""
     arrays, static = eqx.partition(_still(problem), eqx.is_array)
 
@@ -204,33 +226,4 @@ def _differentiable(pixel: Array, problem: PreparedInversion, answer: dict[str, 
         turned = -solve_symmetric(bordered, jnp.append(change / scales, 0.0))[:size] / scales
         return unknown, turned
 
-    free = answer["free"] & ~answer["loose"]
-    return attach(pixel, problem.endmembers, answer["unknown"], free, arrays)
-
-
-def _solution(
-    pixel: Array, problem: PreparedInversion, unknown: Array, answer: dict[str, Array], norm: Array
-) -> Solution:
-    """What is known of the pixel."""
-    count = problem.simplex
-    abundances, mixing = unknown[:count], problem.at(unknown[count:])
-    error = pixel - mixing(abundances, problem.endmembers)
-    if problem.good is not None:
-        error = jnp.where(problem.good, error, 0.0)
-    bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
-    squared = squared_norm(error)
-    variance = jnp.ones((), pixel.dtype)
-    if not problem.known_noise:
-        freedom = bands - (jnp.sum(answer["free"]) - 1)
-        variance = jax.lax.stop_gradient(squared) / jnp.maximum(freedom, 1)
-    spread = answer["covariance"] * variance
-    return Solution(
-        abundances=abundances,
-        residual=safe_sqrt(squared / bands),
-        gap=answer["gap"],
-        steps=answer["steps"],
-        converged=jnp.isfinite(squared) & ((answer["gap"] <= tolerance(pixel.dtype)) | (norm == 0)),
-        covariance=spread[:count, :count],
-        fitted=Fitted(mixing, spread),
-        unique=~jnp.any(answer["loose"][:count]),
-    )
+    return attach(pixel, problem.endmembers, unknown, free, arrays)

@@ -24,7 +24,7 @@ from unmix_jax.physics.hapke import Hapke
 from unmix_jax.physics.mixing import SCLS, Mixing, term_pairs
 from unmix_jax.solvers.active_set import solve
 from unmix_jax.solvers.lanes import affine, apply, stacked
-from unmix_jax.solvers.simplex_box import Model
+from unmix_jax.solvers.simplex_box import Model, Region
 from unmix_jax.solvers.tables import Prepared, prepare_for
 
 __all__ = ["Bandwise", "PreparedInversion", "Rendered", "Terms", "prepare_inversion"]
@@ -125,7 +125,7 @@ class _OfBands(eqx.Module):
 
     def gather(self, seen: dict[str, Array], data: dict[str, Array]) -> dict[str, Array]:
         """What the model needs of some pixels."""
-        return {"pixel": seen["pixel"][data["number"]]}
+        return data | {"pixel": seen["pixel"][data["number"]]}
 
 
 class Bandwise(_OfBands):
@@ -259,6 +259,11 @@ class PreparedInversion(eqx.Module):
     def simplex(self) -> int:
         """How many unknowns are abundances."""
         return self.endmembers.shape[0]
+
+    @property
+    def region(self) -> Region:
+        """Where the unknowns may be."""
+        return Region(self.simplex, self.low, self.high)
 
     def at(self, parameters: Float[Array, "parameter *pixel"]) -> Any:
         """The model with these parameters; pixel axes stay behind those of its arrays."""

@@ -20,7 +20,7 @@ from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.lanes import over
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Model", "Region", "covariance", "descend", "first_order_gap", "where_needed"]
+__all__ = ["Model", "Region", "covariance", "descend", "first_order_gap", "on_no_bound", "where_needed"]
 
 LEAVE = 0.4  # share of a chunk that is not done when those that are leave it
 ROUNDS = 40  # of a pixel
@@ -289,26 +289,44 @@ def first_order_gap(unknown: Float[Array, "unknown pixel"], model: Model, region
 
 
 def covariance(
-    unknown: Float[Array, "unknown pixel"], curvature: Float[Array, "unknown unknown pixel"], region: Region
-) -> tuple[Float[Array, "unknown unknown pixel"], Bool[Array, "unknown pixel"], Bool[Array, "unknown pixel"]]:
-    """Inverse curvature over what is free: above zero, inside the box, with a sum that stays.
+    unknown: Float[Array, "unknown pixel"],
+    curvature: Float[Array, "unknown unknown pixel"],
+    variance: Float[Array, "pixel"],
+    region: Region,
+) -> tuple[Float[Array, "unknown unknown pixel"], Bool[Array, "unknown pixel"]]:
+    """Inverse curvature, over abundances above zero whose sum stays.
+
+    Of a parameter between two limits that much is known: a third of the squared range is the mean square distance of
+    anything between them from either. Without it, one that ends on a limit would count as known.
+
+    Args:
+        unknown: where the curvature is, [unknown, pixel].
+        curvature: [unknown, unknown, pixel].
+        variance: of the noise, in the unit of the curvature.
+        region: simplex and box.
 
     Returns:
-        The covariance at noise of one, infinite (and NaN beside it) for what nothing tells; what is free; and of what
-        nothing tells.
+        The covariance, infinite (and NaN beside it) for what nothing tells; and which unknowns that are.
     """
     size, count = len(unknown), region.count
-    low, high = _bounds(unknown, region)
-    held = (unknown <= low) | (unknown >= high)
-    matrix = _ridged(curvature, 0.0, count)
+    limited = 3 / jnp.square(region.high - region.low)
+    known = jnp.concatenate([jnp.zeros(count, unknown.dtype), jnp.where(limited < jnp.inf, limited, 0.0)])
+    matrix = _ridged(curvature + jnp.diag(known)[:, :, None] * variance, 0.0, count)
+    held = (unknown <= 0) & (jnp.arange(size) < count)[:, None]
     eye = jnp.where(held[:, None], 0.0, jnp.eye(size, dtype=unknown.dtype)[:, :, None])
     solved, loose, _ = eliminate(matrix, held, eye)
     along = sum(solved[:, j] for j in range(count))
     total = _sum(along[:count])
-    found = solved - along[:, None] * along[None] / jnp.where(total > 0, total, 1.0)
+    found = variance * (solved - along[:, None] * along[None] / jnp.where(total > 0, total, 1.0))
     beside = loose[:, None] | loose[None, :]
     own = jnp.eye(size, dtype=bool)[:, :, None]
-    return jnp.where(beside, jnp.where(own, jnp.inf, jnp.nan), found), ~held, loose
+    return jnp.where(beside, jnp.where(own, jnp.inf, jnp.nan), found), loose
+
+
+def on_no_bound(unknown: Float[Array, "unknown pixel"], region: Region) -> Bool[Array, "unknown pixel"]:
+    """What is on no bound."""
+    low, high = _bounds(unknown, region)
+    return (unknown > low) & (unknown < high)
 
 
 def _apply(matrix: Array, vector: Array) -> Array:
