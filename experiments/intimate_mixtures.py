@@ -2,26 +2,26 @@
 
     python experiments/intimate_mixtures.py
 
-Six minutes on one core, most of it compilation. Needs UNMIX_JAX_DATA for RELAB and the simulated scene. `<data>_<model>_rmse` is the RMSE of
-abundances, `<data>_<model>_fit` that of the spectra (reflectance); `hapke` is fully constrained least squares in albedo,
-`hapke_fit` (`_rmse`, `_fit`) least squares in reflectance from there on (`invert`).
+Six minutes on one core, most of it compilation. Needs UNMIX_JAX_DATA for RELAB and the simulated scene.
+`<data>_<model>_rmse` is the RMSE of abundances, `<data>_<model>_fit` that of the spectra (reflectance); `hapke` is
+fully constrained least squares in albedo, `hapke_fit` (`_rmse`, `_fit`) least squares in reflectance from there on.
 
 - `relab`: nine binary powders of anorthite, bronzite and olivine, at 30 and 0 degrees, isotropic grains; `_nadir`: at
   0 and 0. `relab_hapke2002_rmse`: with the H function of 2002. `relab_sized_loo_rmse`: that, with the grain sizes of
   bronzite and olivine relative to anorthite taken from the eight other mixtures (their abundances are looked at), and
   `relab_sized_lpo_rmse` from the six of the two other pairs of minerals.
-- `usgs_gds212`, `usgs_gds213`: 80 % calcite by weight with montmorillonite and with kaolinite, 1400 to 2450 nm, relative
-  to a Lambertian surface; `_calcite` is the fraction found. Grain sizes are unknown, so shares of the cross-section need
-  not be 0.8. `_hapke_albedo_fit` is the RMS residual in albedo: ten times smaller than the linear model's in
-  reflectance, but bright powders turn small differences of albedo into large ones of reflectance, and there Hapke's
-  model fits no better than the linear one.
+- `usgs_gds212`, `usgs_gds213`: 80 % calcite by weight with montmorillonite and with kaolinite, 1400 to 2450 nm,
+  relative to a Lambertian surface; `_calcite` is the fraction found. Grain sizes are unknown, so shares of the
+  cross-section need not be 0.8. `_hapke_albedo_fit` is the RMS residual in albedo: ten times smaller than the linear
+  model's in reflectance, but bright powders turn small differences of albedo into large ones of reflectance, and there
+  Hapke's model fits no better than the linear one.
 - `sim1`: every seventh pixel of a scene that others simulated with Hapke's model (0 and 0 degrees), as stored in
   float32 and rendered again in float64 (`sim1_f64_rmse`). Their abundances are stored in float32; their sums are made
   one first.
 
 Expected: relab linear 0.174, Hapke 0.0176 (0.0202 at nadir; 0.0162 with H of 2002; sized 0.0119, leaving a pair out
 0.0217); GDS212 and GDS213: calcite 0.70 and 0.86, fits 0.035 and 0.031, in albedo 0.0036 and 0.0027; linear 0.52 and
-0.70, fits 0.035 and 0.043; sim1 below 1e-7 as stored, below 1e-12 rendered again; linear 0.141.
+0.70, fits 0.035 and 0.043; sim1 below 1e-7 as stored, below 1e-12 rendered again; linear 0.140.
 """
 
 from collections.abc import Callable

@@ -14,14 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
-from unmix_jax.physics.mixing import Mixing
+from unmix_jax.physics.mixing import Mixing, Nascimento
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.inversion_models import PreparedInversion, prepare_inversion
+from unmix_jax.solvers.inversion_prepare import PreparedInversion, prepare_inversion
 from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, where_needed
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
-__all__ = ["Fitted", "PreparedInversion", "invert", "prepare_inversion"]
+__all__ = ["Fitted", "PreparedInversion", "invert", "prepare_inversion", "prepared"]
 
 
 class Fitted(eqx.Module):
@@ -88,26 +88,39 @@ def invert(
     norm = squared_norm(problem.whiten(jax.lax.stop_gradient(pixel)))
     unknown, gap, steps = _batched(_descended, still, seen, 0.5 * norm)
 
-    bands = jnp.asarray(pixel.shape[0] if problem.good is None else jnp.sum(problem.good), pixel.dtype)
+    used = jnp.asarray(bands if problem.good is None else jnp.sum(problem.good), pixel.dtype)
     free = on_no_bound(unknown[:, None], still.region)[:, 0]
     variance = jnp.ones((), pixel.dtype)
     if not problem.known_noise:
         left = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
-        variance = left / jnp.maximum(bands - jnp.sum(free) + 1, 1)
+        variance = left / jnp.maximum(used - jnp.sum(free) + 1, 1)
     covariance, loose = _batched(_uncertain, still, seen, unknown, variance)
 
     unknown = _differentiable(pixel, problem, unknown, free & ~loose)
     squared = squared_norm(_error(pixel, problem, unknown))
+    fitted = problem.at(unknown[count:])
+    count = problem.materials
+    if count < problem.simplex:
+        fitted = Nascimento(unknown[count:])
     return Solution(
         abundances=unknown[:count],
-        residual=safe_sqrt(squared / bands),
+        residual=safe_sqrt(squared / used),
         gap=gap,
         steps=steps,
         converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (norm == 0)),
         covariance=covariance[:count, :count],
-        fitted=Fitted(problem.at(unknown[count:]), covariance),
-        unique=~jnp.any(loose[:count]),
+        fitted=Fitted(fitted, covariance),
+        unique=~jnp.any(loose[: problem.simplex]),
     )
+
+
+def prepared(unmixer: Any) -> Any:
+    """The same unmixer with `prepare_inversion` done, where it is `invert` with endmembers and a model."""
+    if isinstance(unmixer, eqx.Partial) and unmixer.func is invert and not unmixer.args:
+        endmembers, mixing = unmixer.keywords.get("endmembers"), unmixer.keywords.get("mixing")
+        if endmembers is not None and mixing is not None and not isinstance(endmembers, PreparedInversion):
+            return eqx.Partial(invert, endmembers=prepare_inversion(endmembers, mixing))
+    return unmixer
 
 
 def _error(pixel: Array, problem: PreparedInversion, unknown: Array) -> Array:

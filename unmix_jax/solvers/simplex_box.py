@@ -45,7 +45,7 @@ class Model(NamedTuple):
 class Region(NamedTuple):
     """How many unknowns are abundances (they come first), and bounds of the others [parameter]."""
 
-    count: int
+    simplex: int
     low: Array
     high: Array
 
@@ -113,7 +113,7 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
     new = where_needed(done, lambda: function(trial))
     gap = first_order_gap(trial, new, region)
     late = ~done & (part["steps"] >= GAUSS_TURNS)
-    exact = where_needed(~late, lambda: _newton(new.curvature, bend(trial), region.count))
+    exact = where_needed(~late, lambda: _newton(new.curvature, bend(trial), region.simplex))
     chosen = jnp.where(late, exact, new.curvature)
 
     # where rounding hides what is promised, the gap decides
@@ -162,7 +162,7 @@ def _newton(curvature: Array, bend: Array, count: int) -> Array:
 
 def _step(unknown: Array, gradient: Array, curvature: Array, damping: Array, region: Region) -> Array:
     """From a point to the minimum of its damped quadratic model in the region, by block principal pivoting."""
-    count, size = region.count, len(unknown)
+    count, size = region.simplex, len(unknown)
     matrix = _ridged(curvature, damping, count)
     low, high = _bounds(unknown, region)
     low, high = low - unknown, high - unknown
@@ -229,8 +229,8 @@ def _ridged(curvature: Array, damping: Array | float, count: int) -> Array:
 
 def _bounds(unknown: Array, region: Region) -> tuple[Array, Array]:
     """Bounds of every unknown, [unknown, 1]."""
-    low = jnp.concatenate([jnp.zeros(region.count, unknown.dtype), region.low])[:, None]
-    high = jnp.concatenate([jnp.full(region.count, jnp.inf, unknown.dtype), region.high])[:, None]
+    low = jnp.concatenate([jnp.zeros(region.simplex, unknown.dtype), region.low])[:, None]
+    high = jnp.concatenate([jnp.full(region.simplex, jnp.inf, unknown.dtype), region.high])[:, None]
     return low, high
 
 
@@ -268,16 +268,16 @@ def eliminate(
 
 def _project(unknown: Array, region: Region) -> Array:
     """Into the region."""
-    abundances = jnp.maximum(unknown[: region.count], 0)
+    abundances = jnp.maximum(unknown[: region.simplex], 0)
     abundances = abundances / _sum(abundances)
-    parameters = jnp.clip(unknown[region.count :], region.low[:, None], region.high[:, None])
+    parameters = jnp.clip(unknown[region.simplex :], region.low[:, None], region.high[:, None])
     return jnp.concatenate([abundances, parameters])
 
 
 def first_order_gap(unknown: Float[Array, "unknown pixel"], model: Model, region: Region) -> Float[Array, "pixel"]:
     """What f may still lose: to first order over the simplex, by the model of second order in each parameter."""
     gradient, curvature = model.gradient, model.curvature
-    count = region.count
+    count = region.simplex
     slope = gradient[:count]
     gap = _inner(unknown[:count], slope) - over(jnp.minimum, slope)
     for j in range(count, len(unknown)):
@@ -308,14 +308,14 @@ def covariance(
     Returns:
         The covariance, infinite (and NaN beside it) for what nothing tells; and which unknowns that are.
     """
-    size, count = len(unknown), region.count
+    size, count = len(unknown), region.simplex
     limited = 3 / jnp.square(region.high - region.low)
     known = jnp.concatenate([jnp.zeros(count, unknown.dtype), jnp.where(limited < jnp.inf, limited, 0.0)])
     matrix = _ridged(curvature + jnp.diag(known)[:, :, None] * variance, 0.0, count)
     held = (unknown <= 0) & (jnp.arange(size) < count)[:, None]
     eye = jnp.where(held[:, None], 0.0, jnp.eye(size, dtype=unknown.dtype)[:, :, None])
     solved, loose, _ = eliminate(matrix, held, eye)
-    along = sum(solved[:, j] for j in range(count))
+    along = jnp.sum(solved[:, :count], 1)
     total = _sum(along[:count])
     found = variance * (solved - along[:, None] * along[None] / jnp.where(total > 0, total, 1.0))
     beside = loose[:, None] | loose[None, :]
