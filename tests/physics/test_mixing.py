@@ -9,7 +9,20 @@ from helpers import assert_close
 from jax.test_util import check_grads
 
 from unmix_jax.physics.hapke import Hapke
-from unmix_jax.physics.mixing import ELMM, GBM, MLM, PPNM, SCLS, Fan, Linear, Mixing, Nascimento, pair_products, pairs
+from unmix_jax.physics.mixing import (
+    ELMM,
+    GBM,
+    MLM,
+    PPNM,
+    SCLS,
+    Fan,
+    Linear,
+    Mixing,
+    Nascimento,
+    monomials,
+    pair_products,
+    pairs,
+)
 
 DRAW = np.random.default_rng(3)
 COUNT, BANDS = 4, 30
@@ -175,3 +188,18 @@ def test_pairs_come_in_the_order_of_their_first():
     m = jnp.asarray(ENDMEMBERS, jnp.float32)
     assert np.array_equal(pair_products(m)[4], m[1] * m[3])
     assert pair_products(m[:1]).shape == (0, BANDS)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "model",
+    [Linear(), Fan(), GBM, PPNM, ELMM, SCLS],
+    ids=["Linear", "Fan", "GBM", "PPNM", "ELMM", "SCLS"],
+)
+def test_weighted_terms_are_the_mixture(model):
+    values = {GBM: INTERACTIONS, PPNM: 0.3, ELMM: SCALES, SCLS: 0.8}
+    model = model(jnp.asarray(values[model])) if isinstance(model, type) else model
+    terms = np.asarray(model.terms(ENDMEMBERS))
+    for a in ABUNDANCES:
+        weights = np.asarray(model.term_weights(COUNT)) * np.asarray(monomials(a, len(terms)))
+        np.testing.assert_allclose(weights @ terms, model(a, ENDMEMBERS), rtol=1e-12)

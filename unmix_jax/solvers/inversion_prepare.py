@@ -142,6 +142,16 @@ def prepare_inversion(
             not above zero, no good band, a start outside the limits, or a prior without noise.
     """
     traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((endmembers, mixing, noise)))
+    if traced:
+        return _prepared(endmembers, mixing, noise, good_bands, limits, spread, traced)
+    with jax.ensure_compile_time_eval():  # values, also where a program is traced around them
+        return _prepared(endmembers, mixing, noise, good_bands, limits, spread, traced)
+
+
+def _prepared(
+    endmembers: Any, mixing: Any, noise: Any, good_bands: Any, limits: Any, spread: Any, traced: bool
+) -> PreparedInversion:
+    """`prepare_inversion`; where something is traced, without checks of values and without terms."""
     if len(np.shape(endmembers)) != 2 or 0 in np.shape(endmembers):
         raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
     bands = np.shape(endmembers)[1]
@@ -248,7 +258,7 @@ def _like(mixing: Any, other: Any, name: str) -> Array:
     """Arrays of a model of the same kind, in a row."""
     arrays = eqx.filter(mixing, eqx.is_inexact_array)
     wanted = jax.tree.map(jnp.shape, jax.tree.leaves(arrays))
-    given = [x for x in jax.tree.leaves(other) if eqx.is_inexact_array_like(x)]
+    given = [x for x in jax.tree.leaves(other) if isinstance(x, float) or eqx.is_inexact_array(x)]
     if len(given) != len(wanted):
         raise ValueError(f"{name} has {len(given)} arrays, the model {len(wanted)}")
     row = [

@@ -320,6 +320,7 @@ def covariance(
     found = variance * (solved - along[:, None] * along[None] / jnp.where(total > 0, total, 1.0))
     beside = loose[:, None] | loose[None, :]
     own = jnp.eye(size, dtype=bool)[:, :, None]
+    found = jnp.where(own, jnp.maximum(found, 0), found)
     return jnp.where(beside, jnp.where(own, jnp.inf, jnp.nan), found), loose
 
 
