@@ -9,8 +9,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from unmix_jax.linalg import matmul
 from unmix_jax.physics.hapke import Hapke
-from unmix_jax.physics.mixing import SCLS, Linear, Mixing, Nascimento, pair_products, term_pairs
+from unmix_jax.physics.mixing import MLM, PPNM, SCLS, Linear, Mixing, Nascimento, pair_products, term_pairs
 from unmix_jax.solvers.active_set import solve
 from unmix_jax.solvers.inversion_views import Bandwise, Rendered, Terms
 from unmix_jax.solvers.simplex_box import Model, Region
@@ -108,7 +109,27 @@ class PreparedInversion(eqx.Module):
             return jnp.concatenate([shares, brightness], 1).T
         abundances = jax.vmap(lambda z: solve(self.linear.geometry, z, sum_to_one=True, bounded=True))(z).abundances
         start = jnp.broadcast_to(self.center[:, None], (len(self.low), pixels))
+        if len(start) == 1 and isinstance(self.mixing, PPNM | MLM):
+            start = self._closed(abundances.T, start, seen)
         return jnp.concatenate([abundances.T, start])
+
+    def _closed(self, abundances: Array, start: Array, seen: dict[str, Array]) -> Array:
+        """The parameter that is best for given abundances [endmember, pixel].
+
+        b of `PPNM` is ⟨y − s, s²⟩ / ⟨s², s²⟩, where the parabola of the misfit is lowest; P of `MLM`, of the equation
+        y = (1 − P)s + P s ⊙ y, is ⟨d, s − y⟩ / ⟨d, d⟩ with d = s − s ⊙ y (Wei et al. 2017, 10.1109/TGRS.2017.2693366).
+        """
+        if isinstance(self.mixing, PPNM):
+            count = self.simplex
+            data = self.view.gather(seen, self.view.rows(seen))
+            linear = self.view.model(self, jnp.concatenate([abundances, jnp.zeros_like(start)]), data)
+            above, below = -linear.gradient[count], linear.curvature[count, count]
+        else:
+            spectra, pixel = matmul(abundances.T, self.endmembers), seen["pixel"]
+            change = self.whiten(spectra) - spectra * pixel
+            above, below = jnp.sum(change * (self.whiten(spectra) - pixel), 1), jnp.sum(change**2, 1)
+        best = jnp.where(below > 0, above / jnp.where(below > 0, below, 1.0), start[0])
+        return jnp.clip(best, self.low, self.high)[None]
 
 
 def prepare_inversion(
@@ -124,7 +145,8 @@ def prepare_inversion(
 
     Args:
         endmembers: spectra as rows, in the unit of the pixels.
-        mixing: the model. Its arrays are unknown and start at the values they have; plain numbers are known.
+        mixing: the model. Its arrays are unknown and start at the values they have (b of `PPNM` and P of `MLM` where
+            they are best in closed form); plain numbers are known.
         noise: standard deviation, of all bands or of each, in the unit of the pixels; None: alike in all bands, and
             estimated from what the fit leaves.
         good_bands: bands that count; whatever the others hold is not looked at.
