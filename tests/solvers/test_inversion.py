@@ -319,7 +319,7 @@ OF_ANY = (
     covariance_is_that_of_cramer_and_rao,
 )
 LAWS = {
-    "Fan": OF_ANY,
+    "Fan": OF_ANY[:2],
     "GBM": (*OF_ANY[:4], pure_pixel_tells_nothing_of_interactions),
     "PPNM": (
         *OF_ANY,
