@@ -260,6 +260,29 @@ def pure_pixel_tells_nothing_of_interactions():
 
 
 @in_float64
+def test_numbers_are_known_and_pixels_may_have_endmembers_of_their_own():
+    scales = np.linspace(0.8, 1.1, 6)[:, None, None]
+    own, shares = scales * ENDMEMBERS, ABUNDANCES[4:10]
+    known = PPNM(0.25)
+    pixels = jax.vmap(known)(jnp.asarray(shares), jnp.asarray(own))
+    solution = jax.jit(jax.vmap(lambda pixel, spectra: invert(pixel, spectra, known)))(pixels, own)
+    np.testing.assert_allclose(solution.abundances, shares, atol=1e-8)
+    assert solution.fitted.mixing.nonlinearity is None
+    assert solution.fitted.covariance.shape == (6, 3, 3)
+
+
+@in_float64
+def test_a_phase_function_is_fitted():
+    truth = Hapke(phase_function="legendre", b=jnp.asarray(-0.4))
+    pixel = truth(jnp.array([0.5, 0.3, 0.2]), jnp.asarray(ENDMEMBERS))
+    start = Hapke(phase_function="legendre", b=jnp.asarray(-0.2))
+    limits = tuple(Hapke(phase_function="legendre", b=jnp.asarray(b)) for b in (-1.0, 1.0))
+    solution = single(pixel, prepare_inversion(ENDMEMBERS, start, limits=limits))
+    np.testing.assert_allclose(solution.fitted.mixing.b, -0.4, atol=1e-6)
+    np.testing.assert_allclose(solution.abundances, [0.5, 0.3, 0.2], atol=1e-6)
+
+
+@in_float64
 def test_one_endmember():
     solution = single(0.7 * ENDMEMBERS[0], prepare_inversion(ENDMEMBERS[:1], SCLS(jnp.ones(()))))
     np.testing.assert_allclose(solution.abundances, [1.0])
@@ -354,7 +377,10 @@ WRONG = {
         lambda: prepare_inversion(ENDMEMBERS, ELMM(jnp.ones(3)), noise=0.1, spread=ELMM(jnp.zeros(3))),
         "above zero",
     ),
-    "limits": (lambda: prepare_inversion(ENDMEMBERS, MLM(jnp.zeros(())), limits=(Fan(), Fan())), "limits has 0 arrays"),
+    "limits": (
+        lambda: prepare_inversion(ENDMEMBERS, MLM(jnp.zeros(())), limits=(Fan(), Fan())),
+        "limits holds Fan",
+    ),
 }
 
 

@@ -80,7 +80,15 @@ def term_pairs(count: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(count, 1 if terms == count * (count + 1) // 2 else 0)
 
 
-class Linear(eqx.Module):
+class _OfEndmembers(eqx.Module):
+    """A weighted sum of the endmembers alone."""
+
+    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
+        """The endmembers."""
+        return endmembers
+
+
+class Linear(_OfEndmembers):
     """Materials side by side: ``y = aE``."""
 
     def __call__(
@@ -88,10 +96,6 @@ class Linear(eqx.Module):
     ) -> Float[Array, "band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return matmul(jnp.asarray(abundances), jnp.asarray(endmembers))
-
-    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
-        """The endmembers."""
-        return endmembers
 
     def term_weights(self, count: int) -> Float[Array, "term"]:
         """One of each."""
@@ -202,7 +206,7 @@ class PPNM(_OfLinear):
         Altmann et al. 2012, doi:10.1109/TIP.2012.2187668.
     """
 
-    nonlinearity: Float[Array, ""]
+    nonlinearity: float | Float[Any, ""]
 
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """``s + b s²``."""
@@ -239,7 +243,7 @@ class MLM(_OfLinear):
         Heylen and Scheunders 2016, doi:10.1109/TGRS.2015.2453915.
     """
 
-    probability: Float[Array, ""]
+    probability: float | Float[Any, ""]
 
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """``(1 − P) s / (1 − P s)``; NaN from the pole on, Ps ≥ 1."""
@@ -257,7 +261,7 @@ class MLM(_OfLinear):
         return _between(self, 0.0, (1 - 16 * jnp.finfo(pole.dtype).eps) * pole)
 
 
-class ELMM(eqx.Module):
+class ELMM(_OfEndmembers):
     """Each endmember with a brightness of its own: ``y = Σ_i a_i ψ_i m_i``.
 
     Attributes:
@@ -275,10 +279,6 @@ class ELMM(eqx.Module):
         """Spectrum of a pixel, in the unit of the endmembers."""
         return Linear()(abundances * self.scales, endmembers)
 
-    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
-        """The endmembers."""
-        return endmembers
-
     def term_weights(self, count: int) -> Float[Array, "term"]:
         """The scales ψ."""
         return jnp.broadcast_to(self.scales, (count,))
@@ -288,7 +288,7 @@ class ELMM(eqx.Module):
         return _between(self, 0.0, jnp.inf)
 
 
-class SCLS(eqx.Module):
+class SCLS(_OfEndmembers):
     """One brightness for the pixel (illumination, slope): ``y = ψ aE``, of scaled constrained least squares.
 
     Attributes:
@@ -298,17 +298,13 @@ class SCLS(eqx.Module):
         Veganzones et al. 2014, A new extended linear mixing model to address spectral variability, WHISPERS.
     """
 
-    brightness: Float[Array, ""]
+    brightness: float | Float[Any, ""]
 
     def __call__(
         self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
     ) -> Float[Array, "band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return self.brightness * Linear()(abundances, endmembers)
-
-    def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
-        """The endmembers."""
-        return endmembers
 
     def term_weights(self, count: int) -> Float[Array, "term"]:
         """The brightness ψ."""

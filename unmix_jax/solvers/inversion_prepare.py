@@ -12,9 +12,8 @@ from jaxtyping import Array, Bool, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.hapke import Hapke
 from unmix_jax.physics.mixing import MLM, PPNM, SCLS, Linear, Mixing, Nascimento, pair_products, term_pairs
-from unmix_jax.solvers.active_set import solve
 from unmix_jax.solvers.inversion_views import Bandwise, Rendered, Terms
-from unmix_jax.solvers.simplex_box import Model, Region
+from unmix_jax.solvers.simplex_box import Model, Region, project, quadratic_step
 from unmix_jax.solvers.tables import Prepared, prepare_for
 
 __all__ = ["PreparedInversion", "prepare_inversion"]
@@ -77,7 +76,7 @@ class PreparedInversion(eqx.Module):
         return spectra if self.root is None else spectra * self.root
 
     def straighten(self, pixel: Float[Array, "band"]) -> Float[Array, "band"]:
-        """What mixes linearly of a pixel, where that is known without its abundances."""
+        """What mixes linearly of a pixel, where that is known: for Hapke's model where it starts, its albedo."""
         if not isinstance(self.mixing, Hapke):
             return pixel
         white = self.mixing.reflectance(jnp.ones((), pixel.dtype))
@@ -98,32 +97,33 @@ class PreparedInversion(eqx.Module):
         )
 
     def start(self, seen: dict[str, Array]) -> Float[Array, "unknown pixel"]:
-        """Fully constrained least squares, and the parameters that are best by it in closed form."""
-        z = seen["start"]
-        pixels = z.shape[0]
-        if isinstance(self.mixing, SCLS):
-            lit = jax.vmap(lambda z: solve(self.linear.geometry, z, sum_to_one=False, bounded=True))(z).abundances
-            brightness = jnp.sum(lit, -1, keepdims=True)
-            even = jnp.full_like(lit, 1 / lit.shape[1])
-            shares = jnp.where(brightness > 0, lit / jnp.where(brightness > 0, brightness, 1.0), even)
-            return jnp.concatenate([shares, brightness], 1).T
-        abundances = jax.vmap(lambda z: solve(self.linear.geometry, z, sum_to_one=True, bounded=True))(z).abundances
+        """Fully constrained least squares, and a parameter that is best by it in closed form."""
+        geometry, z = self.linear.geometry, seen["start"].T
+        count, pixels = self.simplex, z.shape[1]
+        even = jnp.full((count, pixels), 1 / count, z.dtype)
+        slope = matmul(geometry.gram, even) - matmul(geometry.factor.T, z)
+        curvature = jnp.broadcast_to(geometry.gram[:, :, None], (count, count, pixels))
+        simplex = Region(count, self.low[:0], self.high[:0])
+        abundances = project(
+            even + quadratic_step(even, slope, curvature, jnp.zeros(pixels, z.dtype), simplex), simplex
+        )
         start = jnp.broadcast_to(self.center[:, None], (len(self.low), pixels))
-        if len(start) == 1 and isinstance(self.mixing, PPNM | MLM):
-            start = self._closed(abundances.T, start, seen)
-        return jnp.concatenate([abundances.T, start])
+        if len(start) == 1 and isinstance(self.mixing, PPNM | MLM | SCLS):
+            start = self._closed(abundances, start, seen)
+        return jnp.concatenate([abundances, start])
 
     def _closed(self, abundances: Array, start: Array, seen: dict[str, Array]) -> Array:
         """The parameter that is best for given abundances [endmember, pixel].
 
-        b of `PPNM` is ⟨y − s, s²⟩ / ⟨s², s²⟩, where the parabola of the misfit is lowest; P of `MLM`, of the equation
-        y = (1 − P)s + P s ⊙ y, is ⟨d, s − y⟩ / ⟨d, d⟩ with d = s − s ⊙ y (Wei et al. 2017, 10.1109/TGRS.2017.2693366).
+        b of `PPNM` is ⟨y − s, s²⟩ / ⟨s², s²⟩ and ψ of `SCLS` ⟨y, s⟩ / ⟨s, s⟩, where the misfit's parabola is lowest;
+        P of `MLM`, of the equation y = (1 − P)s + P s ⊙ y, is ⟨d, s − y⟩ / ⟨d, d⟩ with d = s − s ⊙ y (Wei et al. 2017,
+        10.1109/TGRS.2017.2693366).
         """
-        if isinstance(self.mixing, PPNM):
+        if isinstance(self.mixing, PPNM | SCLS):
             count = self.simplex
             data = self.view.gather(seen, self.view.rows(seen))
-            linear = self.view.model(self, jnp.concatenate([abundances, jnp.zeros_like(start)]), data)
-            above, below = -linear.gradient[count], linear.curvature[count, count]
+            at_zero = self.view.model(self, jnp.concatenate([abundances, jnp.zeros_like(start)]), data)
+            above, below = -at_zero.gradient[count], at_zero.curvature[count, count]
         else:
             spectra, pixel = matmul(abundances.T, self.endmembers), seen["pixel"]
             change = self.whiten(spectra) - spectra * pixel
@@ -201,7 +201,7 @@ def _prepared(
     precision = _precision(mixing, spread, noise, center)
 
     columns = spectra
-    if isinstance(mixing, Hapke) and not center.size:
+    if isinstance(mixing, Hapke):
         columns = mixing.albedo_of(spectra)
         if not traced and not np.isfinite(np.asarray(columns)).all():
             dark = np.argwhere(~np.isfinite(np.asarray(columns)))[0]
@@ -211,7 +211,7 @@ def _prepared(
                 "or above that of a perfect scatterer: leave the band out (good_bands) or scale the spectra"
             )
     weights = None if root is None else np.square(root) if isinstance(root, np.ndarray) else jnp.square(root)
-    linear = prepare_for(("simplex", "cone") if isinstance(mixing, SCLS) else ("simplex",), columns, weights)
+    linear = prepare_for((), columns, weights)
     if hasattr(mixing, "terms") and not traced:
         view: Any = _terms(mixing, spectra, root, linear, dtype)
     elif hasattr(mixing, "response") and all(leaf.ndim == 0 for leaf in jax.tree.leaves(arrays)):
@@ -277,15 +277,14 @@ def _precision(mixing: Any, spread: Any, noise: Any, center: Array) -> Array:
 
 
 def _like(mixing: Any, other: Any, name: str) -> Array:
-    """Arrays of a model of the same kind, in a row."""
-    arrays = eqx.filter(mixing, eqx.is_inexact_array)
-    wanted = jax.tree.map(jnp.shape, jax.tree.leaves(arrays))
-    given = [x for x in jax.tree.leaves(other) if isinstance(x, float) or eqx.is_inexact_array(x)]
-    if len(given) != len(wanted):
-        raise ValueError(f"{name} has {len(given)} arrays, the model {len(wanted)}")
+    """What a model of the same kind has in place of the arrays of this one, in a row."""
+    leaves, given = jax.tree.leaves(mixing), jax.tree.leaves(other)
+    if type(other) is not type(mixing) or len(given) != len(leaves):
+        raise ValueError(f"{name} holds {type(other).__name__}, the model is {type(mixing).__name__}")
     row = [
         jnp.broadcast_to(jnp.asarray(value, leaf.dtype), leaf.shape).ravel()
-        for value, leaf in zip(given, jax.tree.leaves(arrays), strict=True)
+        for leaf, value in zip(leaves, given, strict=True)
+        if eqx.is_inexact_array(leaf)
     ]
     return jnp.concatenate(row) if row else jnp.zeros(0)
 

@@ -20,7 +20,17 @@ from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.lanes import over
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Model", "Region", "covariance", "descend", "first_order_gap", "on_no_bound", "where_needed"]
+__all__ = [
+    "Model",
+    "Region",
+    "covariance",
+    "descend",
+    "first_order_gap",
+    "on_no_bound",
+    "project",
+    "quadratic_step",
+    "where_needed",
+]
 
 LEAVE = 0.4  # share of a chunk that is not done when those that are leave it
 ROUNDS = 40  # of a pixel
@@ -106,8 +116,8 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
     """One step of each pixel that is not done; the first one only looks at the start."""
     unknown, value, done, damping, scale = (part[name] for name in ("unknown", "value", "done", "damping", "scale"))
     gradient, curvature = part["gradient"], part["curvature"]
-    step = _step(unknown, gradient, curvature, damping, region)
-    trial = _project(unknown + step, region)
+    step = quadratic_step(unknown, gradient, curvature, damping, region)
+    trial = project(unknown + step, region)
     step = trial - unknown
     promised = -_inner(step, gradient + 0.5 * _apply(curvature, step))
     new = where_needed(done, lambda: function(trial))
@@ -160,7 +170,7 @@ def _newton(curvature: Array, bend: Array, count: int) -> Array:
     return jnp.where(definite, exact, curvature)
 
 
-def _step(unknown: Array, gradient: Array, curvature: Array, damping: Array, region: Region) -> Array:
+def quadratic_step(unknown: Array, gradient: Array, curvature: Array, damping: Array, region: Region) -> Array:
     """From a point to the minimum of its damped quadratic model in the region, by block principal pivoting."""
     count, size = region.simplex, len(unknown)
     matrix = _ridged(curvature, damping, count)
@@ -266,7 +276,7 @@ def eliminate(
     return tableau[:, size:], loose, definite
 
 
-def _project(unknown: Array, region: Region) -> Array:
+def project(unknown: Array, region: Region) -> Array:
     """Into the region."""
     abundances = jnp.maximum(unknown[: region.simplex], 0)
     abundances = abundances / _sum(abundances)
