@@ -1,0 +1,289 @@
+"""Compositional models: every pixel mixes its own draw of each material's spectrum. ``ncm`` and ``bcm``.
+
+The mean of a pixel is then ``aM`` and its covariance ``N + Σ_i a_i² C_i``: what is likely of a spectrum depends on the
+abundances twice. Both are maximised over the simplex by scoring (the curvature is Fisher's information), many pixels
+at once, and the inverse information is the covariance of the estimate.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from unmix_jax.linalg import matmul, safe_sqrt, squared_norm
+from unmix_jax.solvers.active_set import tolerance
+from unmix_jax.solvers.batching import batched
+from unmix_jax.solvers.compositional_prepare import PreparedCompositional, prepare_bcm, prepare_ncm
+from unmix_jax.solvers.compositional_views import Moments, Reduced
+from unmix_jax.solvers.least_squares import fcls
+from unmix_jax.solvers.simplex_box import Region, covariance, descend, first_order_gap, project, quadratic_step
+from unmix_jax.solvers.worklist import State, work_off
+from unmix_jax.types import Solution
+
+__all__ = ["PreparedCompositional", "bcm", "bcm_neighbours", "ncm", "prepare_bcm", "prepare_ncm", "spectral_neighbours"]
+
+TURNS = 100  # of weighted least squares
+SLOW = 0.9  # of the gap is left after a turn: then it takes half the step that it took
+SHORTEST = 1 / 16  # of a step
+INSIDE = 1e-4  # how near to 0 and 1 a Beta is asked for its density
+
+
+def ncm(
+    pixel: Float[Any, "band"],
+    endmembers: PreparedCompositional,
+    *,
+    estimate: Literal["weighted", "likelihood"] = "weighted",
+) -> Solution:
+    """Abundances under the normal compositional model, where every pixel draws its own endmembers.
+
+    With r = y − aM and V(a) = N + Σ_i a_i² C_i, over a ≥ 0, Σa = 1, from fully constrained least squares on the means:
+
+    - weighted: a = argmin_x ½ (y − xM) V(a)⁻¹ (y − xM)ᵀ, the fixed point of weighted least squares. V weighs, and is no
+      evidence itself, which holds better where spectra are not quite normal: on real bundles its error is smaller and
+      its covariance nearer to the truth. Where all bands and endmembers vary alike it is fully constrained least
+      squares.
+    - likelihood: argmin_a ½ r V⁻¹ rᵀ + ½ log det V, the published objective. It is not convex; what is found is a
+      stationary point.
+
+    Args:
+        pixel: spectrum, in the unit of the endmembers.
+        endmembers: what `prepare_ncm` made of their distributions.
+        estimate: which of them.
+
+    Returns:
+        A `Solution`. Its residual is what the mean endmembers leave; its gap what the objective (with V as it is, where
+        V weighs) could still lose, to first order over the simplex, over half the squared norm of the pixel about the
+        mean of all endmembers, in units of V at the start, and half the number of bands; its covariance the inverse of
+        the information on the abundances above zero (M V⁻¹ Mᵀ, or Fisher's). ``fitted`` holds ``log_likelihood``, and
+        ``chi2``, r V⁻¹ rᵀ over the number of bands: far above 1, the pixel is none of these mixtures.
+
+    Raises:
+        ValueError: distributions or an estimate of another kind, or different numbers of bands.
+
+    Reference:
+        Stein 2003, 10.1109/WARSD.2003.1295167; Eches, Dobigeon, Mailhes and Tourneret 2010, 10.1109/TIP.2010.2042993.
+        Theirs have isotropic covariances and no noise of the sensor, and are sampled.
+    """
+    if not isinstance(endmembers, PreparedCompositional) or not isinstance(endmembers.view, Reduced):
+        raise ValueError("ncm takes what prepare_ncm made of normal distributions")
+    if estimate not in ("weighted", "likelihood"):
+        raise ValueError(f"estimate is 'weighted' or 'likelihood', got {estimate!r}")
+    return _solved(_weighted if estimate == "weighted" else _descended, _pixel(pixel, endmembers), endmembers)
+
+
+def bcm(pixel: Float[Any, "band"], endmembers: PreparedCompositional) -> Solution:
+    """Abundances under the beta compositional model, by the likelihood of the Beta that has the mixture's moments.
+
+    argmin_a −Σ_b log Beta(y_b; E_b, V_b) over a ≥ 0, Σa = 1, with E = Σ_i a_i μ_i and V = N + Σ_i a_i² v_i: a sum of
+    Betas is none, and is replaced by the one with its mean and variance. Bands count as independent, which those of a
+    material are not: the covariance is therefore too small, and abundances are often better with `ncm`.
+
+    Args:
+        pixel: spectrum, dimensionless; values beyond 10⁻⁴ from 0 and 1 count as that.
+        endmembers: what `prepare_bcm` made of their distributions.
+
+    Returns:
+        A `Solution` as of `ncm`; its gap is over half the number of bands and half the whitened squared pixel.
+
+    Raises:
+        ValueError: distributions of another kind, or pixel and endmembers of different numbers of bands.
+
+    Reference:
+        Du, Zare, Gader and Dranishnikov 2014, 10.1109/JSTARS.2014.2330347.
+    """
+    if not isinstance(endmembers, PreparedCompositional) or not isinstance(endmembers.view, Moments):
+        raise ValueError("bcm takes what prepare_bcm made of beta distributions")
+    pixel = _pixel(pixel, endmembers)
+    return _solved(_descended, pixel, endmembers, jnp.clip(pixel, INSIDE, 1 - INSIDE), jnp.zeros_like(pixel))
+
+
+def bcm_neighbours(
+    neighbours: Float[Any, "neighbour band"],
+    endmembers: PreparedCompositional,
+    *,
+    match_spread: bool | Bool[Any, ""] = True,
+    linear_spread: bool | Bool[Any, ""] = False,
+) -> Solution:
+    """Abundances that neighbouring pixels share, by the moments of their Beta distributions: the published estimators.
+
+    argmin_a ½ Σ_b (ŷ_b − E_b)² K / V̂_b + ½ Σ_b (V̂_b − V_b)² (K − 1) / 2V̂_b² over a ≥ 0, Σa = 1, where ŷ and V̂ are
+    mean and variance of K pixels in each band, each weighted by how well K pixels tell it. Without the spread it is
+    argmin_a ½‖ŷ − E‖², fully constrained least squares on the means (published as BCM-QP; with the spread, BCM-MH).
+
+    Args:
+        neighbours: a pixel and those like it (`spectral_neighbours`) or around it, dimensionless.
+        endmembers: what `prepare_bcm` made of their distributions.
+        match_spread: whether the spread counts.
+        linear_spread: V = Σ_i a_i v_i in place of Σ_i a_i² v_i, which is what the authors' released code compares.
+
+    Returns:
+        A `Solution` as of `bcm`; its residual is that of the mean of the pixels.
+
+    Raises:
+        ValueError: fewer than two neighbours, distributions of another kind, or different numbers of bands.
+
+    Reference:
+        Du, Zare, Gader and Dranishnikov 2014, 10.1109/JSTARS.2014.2330347; code: 10.5281/zenodo.2638288.
+    """
+    if not isinstance(endmembers, PreparedCompositional) or not isinstance(endmembers.view, Moments):
+        raise ValueError("bcm_neighbours takes what prepare_bcm made of beta distributions")
+    if len(np.shape(neighbours)) != 2 or np.shape(neighbours)[0] < 2:
+        raise ValueError(f"neighbours are [neighbour, band], two or more, got shape {np.shape(neighbours)}")
+    neighbours = jax.vmap(lambda one: _pixel(one, endmembers))(jnp.asarray(neighbours))
+    mean, spread = jnp.mean(neighbours, 0), jnp.var(neighbours, 0, ddof=1)
+    endmembers = eqx.tree_at(lambda p: p.view.linear, endmembers, jnp.asarray(linear_spread))
+    plain, both = (
+        fcls(mean, endmembers.library),
+        _solved(_descended, mean, endmembers, mean, spread, float(len(neighbours))),
+    )
+    if isinstance(match_spread, bool):
+        return both if match_spread else plain
+    return jax.tree.map(lambda x, y: jnp.where(match_spread, x, y), both, eqx.tree_at(_extras, plain, _extras(both)))
+
+
+def _extras(solution: Solution) -> Any:
+    return solution.covariance, solution.fitted
+
+
+def spectral_neighbours(pixels: Float[Any, "pixel band"], count: int) -> Int[Array, "pixel count"]:
+    """For each pixel the pixels that are nearest to it, itself first.
+
+    argmin_j ‖y_i − y_j‖²
+
+    Args:
+        pixels: spectra, any unit.
+        count: how many, the pixel included.
+
+    Returns:
+        Their numbers; a pixel that is not finite is nobody's neighbour, and its own only one.
+
+    Raises:
+        ValueError: more neighbours than pixels, or fewer than one.
+    """
+    pixels = jnp.asarray(pixels)
+    if pixels.ndim != 2 or not 1 <= count <= pixels.shape[0]:
+        raise ValueError(f"{count} neighbours among pixels of shape {pixels.shape}: wanted [pixel, band], and as many")
+    numbers = jnp.arange(len(pixels))
+    fine = jnp.all(jnp.isfinite(pixels), 1)
+    safe = jnp.where(fine[:, None], pixels, 0.0)
+    norms = jnp.sum(safe**2, 1)
+
+    def nearest(number: Array) -> Array:
+        far = jnp.where(fine & fine[number], norms - 2 * matmul(safe, safe[number]), jnp.inf)
+        far = far.at[number].set(-jnp.inf)
+        found = jax.lax.top_k(-far, count)[1]
+        return jnp.where(jnp.isinf(far[found]), number, found)
+
+    return jax.lax.map(nearest, numbers, batch_size=64)
+
+
+def _solved(
+    method: Callable[..., Any], pixel: Array, endmembers: PreparedCompositional, *own: Array | float
+) -> Solution:
+    """One pixel through start, method and certificate; `own` is what the view wants to know of it."""
+    view: Any = endmembers.view
+    start = fcls(pixel, endmembers.library).abundances
+    seen = jax.lax.stop_gradient({"start": start, **view.see(pixel, *own)})
+    abundances, gap, steps, spread, loose, facts = batched(method, endmembers, seen)
+    squared = squared_norm(pixel - matmul(abundances, endmembers.mean))
+    used = pixel.shape[0] if endmembers.good is None else jnp.sum(endmembers.good)
+    fine = jnp.isfinite(squared + gap)
+    return Solution(
+        abundances=jnp.where(fine, abundances, jnp.nan),
+        residual=safe_sqrt(squared / used),
+        gap=gap,
+        steps=steps,
+        converged=fine & (gap <= tolerance(pixel.dtype)),
+        covariance=spread,
+        fitted=facts,
+        unique=~jnp.any(loose),
+    )
+
+
+def _weighted(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
+    """The fixed points of weighted least squares of many pixels, which are the first axis here and the last inside."""
+    view: Any = endmembers.view
+    count = endmembers.count
+    data = {name: jnp.moveaxis(x, 0, -1) for name, x in seen.items() if name != "start"}
+    start = seen["start"].T
+    region = Region(count, jnp.zeros(0, start.dtype), jnp.zeros(0, start.dtype))
+    scale = view.scale(start, data)
+    small = 0.1 * tolerance(start.dtype) * scale
+
+    def advance(part: State) -> State:
+        here, half = view.weighted(part["unknown"], {name: part[name] for name in data})
+        gap = first_order_gap(part["unknown"], here, region)
+        step = quadratic_step(part["unknown"], here.gradient, here.curvature, jnp.zeros_like(gap), region)
+        slow = gap > SLOW * part["gap"]  # it goes to and fro
+        share = jnp.where(slow, jnp.maximum(0.5 * part["share"], SHORTEST), jnp.minimum(1.2 * part["share"], 1))
+        ended = (gap <= part["small"]) | (part["steps"] >= TURNS) | ~jnp.isfinite(gap)
+        new = {
+            "unknown": jnp.where(ended, part["unknown"], project(part["unknown"] + share * step, region)),
+            "share": share,
+            "steps": part["steps"] + ~ended,
+            "gap": gap,
+            "squared": 2 * here.value,
+            "half": half,
+            "curvature": here.curvature,
+            "done": ended,
+        }
+        return part | {name: jnp.where(part["done"], part[name], x) for name, x in new.items()}
+
+    nothing = jnp.zeros_like(scale)
+    state = {
+        **data,
+        "small": small,
+        "unknown": start,
+        "steps": jnp.zeros(scale.shape, jnp.int32),
+        "gap": jnp.full_like(scale, jnp.inf),
+        "share": jnp.ones_like(scale),
+        "squared": nothing,
+        "half": nothing,
+        "curvature": jnp.zeros((count, count, *scale.shape), start.dtype),
+        "done": jnp.zeros(scale.shape, bool),
+    }
+    state = work_off(advance, state, chunk=view.chunk, max_rounds=TURNS + 1, constant=(*data, "small"))
+    spread, loose = covariance(state["unknown"], state["curvature"], jnp.ones_like(scale), region)
+    facts = {
+        "log_likelihood": -0.5 * state["squared"] - state["half"] - view.log_scale,
+        "chi2": state["squared"] / view.bands,
+    }
+    return state["unknown"].T, state["gap"] / scale, state["steps"], jnp.moveaxis(spread, -1, 0), loose.T, facts
+
+
+def _descended(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
+    """The estimates of many pixels, which are the first axis here and the last inside."""
+    view, count = endmembers.view, endmembers.count
+    data = {name: jnp.moveaxis(x, 0, -1) for name, x in seen.items() if name != "start"}
+    start = seen["start"].T
+    region = Region(count, jnp.zeros(0, start.dtype), jnp.zeros(0, start.dtype))
+    scale = view.scale(start, data)
+    found = descend(
+        view.model,
+        view.bend,
+        start,
+        data,
+        scale,
+        region,
+        chunk=view.chunk,
+    )
+    unknown = found["unknown"]
+    curvature, facts = view.judge(unknown, data)
+    spread, loose = covariance(unknown, curvature, jnp.ones_like(scale), region)
+    gap = found["gap"] / jnp.where(scale > 0, scale, jnp.nan)
+    return unknown.T, gap, found["steps"], jnp.moveaxis(spread, -1, 0), loose.T, facts
+
+
+def _pixel(pixel: Any, endmembers: PreparedCompositional) -> Array:
+    """One pixel in the precision of the endmembers, zero in bands that do not count."""
+    if len(np.shape(pixel)) != 1:
+        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
+    bands = endmembers.mean.shape[1]
+    if pixel.shape[0] != bands:
+        raise ValueError(f"endmembers have {bands} bands, pixels have {pixel.shape[0]}")
+    pixel = jnp.asarray(pixel, endmembers.mean.dtype)
+    return pixel if endmembers.good is None else jnp.where(endmembers.good, pixel, 0.0)
