@@ -1,0 +1,135 @@
+"""Which physics mixed a pixel: six mixing models on pixels of each, compared by evidence and by BIC.
+
+    python experiments/model_evidence.py
+
+Fifteen minutes on one core. Four USGS spectra as in `nonlinear_snr`, Dirichlet(1) abundances, 40 dB of known noise;
+b of PPNM from −0.3 to 0.3, P of MLM from 0 to 0.9, γ of GBM from 0 to 1, which are also the limits of the fits.
+
+A pixel counts for `evidence_correct_share` where every other model, fitted to it without noise, misses it by χ² > 9: by
+more than 3σ. Where another model contains the pixel (GBM with all γ = 1 is Fan, PPNM with b = 0 is linear) nothing but
+simplicity tells them apart; `_nested` counts such pixels too, where all models that do not contain that of the pixel
+miss it by as much.
+
+- `evidence_correct_share`, `bic_correct_share`, `fit_correct_share` (least χ²), and with `_nested`;
+- `evidence_share_<chosen>_<of>`: how often a model is chosen for all pixels of another;
+- `evidence_calibration`: mean probability of the chosen model minus the share that is right, over all pixels;
+- `counted_share`: share of pixels that count.
+
+Wanted: `evidence_correct_share` at least 0.95 (aim 0.99).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import Partial, main
+from nonlinear_snr import MODELS, endmembers, pixels
+
+from unmix_jax.driver import unmix
+from unmix_jax.physics.mixing import GBM, MLM, PPNM, Mixing
+from unmix_jax.scenes.noise import snr_std
+from unmix_jax.solvers.evidence import choose
+from unmix_jax.solvers.inversion import PreparedInversion, invert, prepare_inversion
+
+SIGMAS = 3.0
+LIMITS: dict[str, Callable[[], tuple[Mixing, Mixing]]] = {  # those that parameters are drawn between
+    "gbm": lambda: (GBM(jnp.zeros(6)), GBM(jnp.ones(6))),
+    "ppnm": lambda: (PPNM(jnp.asarray(-0.3)), PPNM(jnp.asarray(0.3))),
+    "mlm": lambda: (MLM(jnp.asarray(0.0)), MLM(jnp.asarray(0.9))),
+}
+CONTAINED = {"linear": ("gbm", "ppnm", "mlm"), "fan": ("gbm",)}  # in which others a model is
+
+
+@dataclass(frozen=True)
+class Config:
+    """Pixels of each model, and the ratio of signal to noise in dB."""
+
+    pixels: int = 1_000
+    snr: float = 40.0
+
+
+def problems(noise: float) -> dict[str, PreparedInversion]:
+    """The six models, with their limits."""
+    return {
+        name: prepare_inversion(endmembers(), make(), noise=noise, limits=LIMITS[name]() if name in LIMITS else None)
+        for name, (make, _) in MODELS.items()
+    }
+
+
+def compared(of: str, config: Config) -> dict[str, Any]:
+    """Pixels of one model: log evidence, BIC and χ² by each, and how far each is from them without noise."""
+    mixtures = pixels(of, config.pixels, 4, snr=config.snr)
+    noise = float(snr_std(mixtures.clean, config.snr))
+    made = problems(noise)
+    unmixers = {name: eqx.Partial(invert, endmembers=problem) for name, problem in made.items()}
+    spectra, clean = np.asarray(mixtures.spectra), np.asarray(mixtures.clean)
+    energy = spectra.shape[1] / noise**2
+    found = unmix(choose(unmixers, noise=noise), spectra, tile=512)
+    bic = unmix(choose(unmixers, noise=noise, criterion="bic"), spectra, tile=512)
+    distances, misfits = (
+        np.stack([np.square(unmix(one, x, tile=512).residual) * energy for one in unmixers.values()], 1)
+        for x in (clean, spectra)
+    )
+    return {
+        "evidence": found.fitted.model.tolist(),
+        "probability": found.fitted.probability.max(1).tolist(),
+        "bic": bic.fitted.model.tolist(),
+        "fit": misfits.argmin(1).tolist(),
+        "distances": distances.tolist(),
+    }
+
+
+def run(config: Config) -> tuple[dict[str, float], Any]:
+    """All models, and the shares over all of their pixels."""
+    pieces, names = Partial(run, config), list(MODELS)
+    table, right, counted, nested, probability = [], {}, [], [], []
+    with jax.enable_x64(True):
+        found = {of: pieces.get(of, lambda of=of: compared(of, config)) for of in names}
+    for by in ("evidence", "bic", "fit"):
+        right[by] = np.concatenate([np.asarray(found[of][by]) == i for i, of in enumerate(names)])
+    for of in names:
+        chosen, distances = np.asarray(found[of]["evidence"]), np.asarray(found[of]["distances"])
+        table.append([np.mean(chosen == i) for i in range(len(names))])
+        far = {name: distances[:, i] > SIGMAS**2 for i, name in enumerate(names) if name != of}
+        counted.append(np.all(list(far.values()), 0))
+        nested.append(np.all([x for name, x in far.items() if name not in CONTAINED.get(of, ())], 0))
+        probability.append(found[of]["probability"])
+    counts = {"": np.concatenate(counted), "_nested": np.concatenate(nested)}
+    metrics = {f"{by}_correct_share{end}": float(np.mean(x[c])) for by, x in right.items() for end, c in counts.items()}
+    metrics |= {
+        f"evidence_correct_share_{of}": float(np.mean(right["evidence"].reshape(len(names), -1)[i][counted[i]]))
+        for i, of in enumerate(names)
+        if counted[i].any()
+    }
+    metrics |= {
+        f"evidence_share_{by}_{of}": float(table[i][j]) for i, of in enumerate(names) for j, by in enumerate(names)
+    }
+    metrics["evidence_calibration"] = float(np.mean(np.concatenate(probability)) - np.mean(right["evidence"]))
+    metrics["counted_share"] = float(np.mean(counts[""]))
+    return metrics, figure(np.asarray(table), names)
+
+
+def figure(table: np.ndarray, names: list[str]) -> Any:
+    """How often each model is chosen: made by row, chosen by column."""
+    from matplotlib.figure import Figure
+
+    image = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = image.subplots()
+    drawn = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
+    for row, column in np.ndindex(table.shape):
+        shade = "black" if table[row, column] > 0.6 else "white"
+        axes.text(column, row, f"{table[row, column]:.2f}", ha="center", va="center", fontsize=8, color=shade)
+    axes.set_xticks(range(len(names)), names, rotation=60)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("chosen by evidence")
+    axes.set_ylabel("made by")
+    image.colorbar(drawn, ax=axes, label="share of pixels", shrink=0.8)
+    return image
+
+
+if __name__ == "__main__":
+    main(run, Config(), quick=Config(pixels=40))
