@@ -19,12 +19,12 @@ from unmix_jax.solvers.inversion import invert
 from unmix_jax.solvers.inversion_prepare import PreparedInversion
 from unmix_jax.types import Solution
 
-__all__ = ["Choice", "Chosen", "choose", "laplace"]
+__all__ = ["Choice", "Compared", "choose", "laplace"]
 
 FLAT = 1e-4  # inverse squared range that a parameter is known to at least, so that none is without a width
 
 
-class Chosen(eqx.Module):
+class Compared(eqx.Module):
     """What comparing models says of a pixel.
 
     Attributes:
@@ -54,7 +54,7 @@ class Choice(eqx.Module):
     criterion: str = eqx.field(static=True)
 
     def __call__(self, pixel: Float[Any, "band"]) -> Solution:
-        """The best solution of a pixel; ``fitted`` is a `Chosen`, ``steps`` those of all."""
+        """The best solution of a pixel; ``fitted`` is a `Compared`, ``steps`` those of all."""
         solutions = [unmixer(pixel) for unmixer in self.unmixers]
         counts = {solution.abundances.shape[-1] for solution in solutions}
         if len(counts) > 1:
@@ -63,7 +63,7 @@ class Choice(eqx.Module):
         scores = jnp.stack([self._score(pixel, *pair) for pair in zip(self.unmixers, solutions, strict=True)])
         known = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
         model = jnp.argmax(known)
-        chosen = Chosen(model.astype(jnp.int32), scores, jax.nn.softmax(known))
+        chosen = Compared(model.astype(jnp.int32), scores, jax.nn.softmax(known))
         count, dtype = counts.pop(), solutions[0].abundances.dtype
         unknown = jnp.full((count, count), jnp.nan, dtype)
 
@@ -110,7 +110,7 @@ def choose(
         criterion: which of the two.
 
     Returns:
-        A `Choice`: an unmixer whose ``fitted`` is a `Chosen`.
+        A `Choice`: an unmixer whose ``fitted`` is a `Compared`.
 
     Raises:
         ValueError: no candidate, an unknown criterion, noise that is known to some only, or a parameter with neither
