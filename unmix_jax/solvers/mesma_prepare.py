@@ -1,0 +1,365 @@
+"""What MESMA needs of a library, computed once: every model of every level, as a few numbers each.
+
+A library is seen from its main direction m (the first right singular vector of its spectra at unit length): a unit
+spectrum is ``c m + e`` with e ⟂ m, a pixel ``s m + y`` with y ⟂ m. Spectra of reflectance are much alike, so e and y
+are small, and what cancels in ``‖pixel‖² − explained`` has cancelled before rounding could: one spectrum leaves
+``s² ‖e‖² + ‖y‖² − 2 s c x − x²`` of a pixel, ``x = e · y``, and each further one, made orthogonal to those before it,
+takes the square of a linear form of s and the x away. The forms come from a QR factorisation in float64.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations, count, product
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from unmix_jax.scenes.scene import SpectralLibrary
+
+__all__ = ["CRITERIA", "Level", "Limits", "PreparedMesma", "prepare_mesma"]
+
+CRITERIA = ("fusion", "bic")
+BLOCK = 4  # models per turn of the search: more cost compilation and gain nothing
+FACTORED = 4096  # models whose factors are computed at once
+
+
+class Limits(eqx.Module):
+    """What a model must keep to be taken; None switches a limit off. The values here are the published ones.
+
+    Attributes:
+        fractions: least and greatest fraction of each spectrum.
+        shade: least and greatest fraction of shade.
+        rmse: greatest root mean square of the residual, in the unit of the pixels.
+        residual: a model is refused where the size of the residual is above this, in the unit of the pixels, in
+            ``bands`` consecutive bands (bands that do not count are left out before).
+        bands: how many consecutive bands.
+        fusion: a level of more spectra is taken where its RMSE is smaller by at least this, in the unit of the pixels;
+            without it, wherever it is smaller.
+    """
+
+    fractions: tuple[Any, Any] | None = (-0.05, 1.05)
+    shade: tuple[Any, Any] | None = (0.0, 0.8)
+    rmse: Any = 0.025
+    residual: Any = 0.025
+    bands: int = eqx.field(static=True, default=7)
+    fusion: Any = 0.007
+
+    @property
+    def pairs(self) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """Limits of fractions and of shade, infinite where there is none."""
+        none = (-np.inf, np.inf)
+        return self.fractions or none, self.shade or none
+
+
+class Level(eqx.Module):
+    """All models of as many spectra.
+
+    Attributes:
+        index: library member of each spectrum of a model, in blocks.
+        form: the numbers of each model, as `unpack` has them; NaN where the last block has no model.
+        count: of models.
+    """
+
+    index: Int[Array, "block model slot"]
+    form: Float[Array, "block model number"]
+    count: int = eqx.field(static=True)
+
+    @property
+    def size(self) -> int:
+        """Spectra of each model."""
+        return self.index.shape[2]
+
+
+class PreparedMesma(eqx.Module):
+    """A library with all models of it; `prepare_mesma` makes one.
+
+    Attributes:
+        spectra: [member, band], bands that count only, less the shade spectrum.
+        shade: shade spectrum, in bands that count; None: zero.
+        good: indices of the bands that count; None: all.
+        members: of each model, one slot for each spectrum the highest level has, -1 where there is none.
+        class_of: number of the class of each member.
+        direction: m.
+        projector: ``x, t = y @ projector``, the unit spectra less their part along m, and m once more.
+        along: c of each member.
+        across: ``‖e‖²`` of each member.
+        levels: the models, by number of spectra.
+        limits: with infinities where a limit is off.
+        noise: standard deviation of the noise, in the unit of the pixels; None: not known.
+        criterion: how levels are compared.
+        classes: names of the classes, in the order of the abundances, which shade follows.
+        width: bands of a pixel.
+    """
+
+    spectra: Float[Array, "member band"]
+    shade: Float[Array, "band"] | None
+    good: Int[Array, "band"] | None
+    members: Int[Array, "model slot"]
+    class_of: Int[Array, "member"]
+    direction: Float[Array, "band"]
+    projector: Float[Array, "band column"]
+    along: Float[Array, "member"]
+    across: Float[Array, "member"]
+    levels: tuple[Level, ...]
+    limits: Limits
+    noise: Float[Array, ""] | None
+    criterion: str = eqx.field(static=True)
+    classes: tuple[str, ...] = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+
+    @property
+    def count(self) -> int:
+        """Number of models."""
+        return sum(level.count for level in self.levels)
+
+    @property
+    def slots(self) -> int:
+        """Spectra of a model of the highest level."""
+        return self.levels[-1].size
+
+
+def prepare_mesma(
+    library: SpectralLibrary | Float[Any, "member band"],
+    classes: Sequence[str] | None = None,
+    *,
+    levels: Sequence[int] = (2, 3),
+    shade: Float[Any, "band"] | None = None,
+    limits: Limits | None = None,
+    good_bands: Bool[Any, "band"] | None = None,
+    criterion: str = "fusion",
+    noise: float | Float[Any, ""] | None = None,
+) -> PreparedMesma:
+    """Do once what `mesma` needs for every pixel: list the models, and factor them.
+
+    A model of level L is L − 1 spectra of as many different classes, and shade. The models of a level are all of them.
+
+    Args:
+        library: spectra as rows, in the unit of the pixels; or a library with classes.
+        classes: class of each member; None: those of the library.
+        levels: how many endmembers a model may have, shade included: from 2 to one more than there are classes.
+        shade: spectrum of shade, in the unit of the pixels; None: zero (photometric shade).
+        limits: what a model must keep; None: as published.
+        good_bands: bands that count; whatever the others hold is not looked at. None: those of the library.
+        criterion: how the best models of the levels are compared. ``fusion``, as published: RMSE must fall by as much
+            as the limits say. ``bic``: least ``B log(rss / B) + k log B``, or ``rss / noise² + k log B`` where the
+            noise is known, for k spectra and B bands. It is meant for white noise alone; where spectra of the pixel are
+            not in the library, residuals are broad, and it takes them for one more material. So it is not the default.
+        noise: standard deviation of the noise, of all bands alike, in the unit of the pixels; None: estimated from
+            what a model leaves. It sets the covariance of fractions, too.
+
+    Returns:
+        A `PreparedMesma` pytree. Limits and noise are arrays: others compile nothing anew. Models with spectra that
+        depend on each other (a spectrum closer to a sum of the others than rounding) are not determined and left out.
+
+    Raises:
+        ValueError: no classes, or not one per member; a level that no model has; spectra that are not finite, or zero,
+            which shade is already; shapes that disagree; limits the wrong way round; noise not above zero; an unknown
+            criterion; a library that is traced.
+    """
+    if isinstance(library, SpectralLibrary):
+        classes = (library.classes or None) if classes is None else classes
+        good_bands = library.good_bands if good_bands is None else good_bands
+        library = library.spectra
+    if any(isinstance(x, jax.core.Tracer) for x in (library, shade, good_bands)):
+        raise ValueError("the models are listed from values: call prepare_mesma outside of jit, vmap and grad")
+    if len(np.shape(library)) != 2 or 0 in np.shape(library):
+        raise ValueError(f"a library is [member, band] and not empty, got {np.shape(library)}")
+    dtype = jax.dtypes.canonicalize_dtype(getattr(library, "dtype", float))
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
+    names, class_of = _classes(classes, len(library))
+    levels = _levels(levels, len(names))
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion is one of {', '.join(CRITERIA)}, got {criterion!r}")
+    with jax.ensure_compile_time_eval():  # values, also where a program is traced around them
+        spectra, dark, good = _spectra(np.asarray(library, np.float64), shade, good_bands)
+        prepared_limits, sigma = _limits(limits or Limits(), dtype), _noise(noise, dtype)
+        unit = spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
+        direction = np.linalg.svd(unit, full_matrices=False)[2][0]
+        along = unit @ direction
+        across = unit - along[:, None] * direction
+        floor = 4 * max(spectra.shape) * float(jnp.finfo(dtype).eps)
+        tables = [_level(level, spectra, class_of, len(names), direction, floor, dtype) for level in levels]
+        members = [np.asarray(t.index).reshape(-1, t.size)[: t.count] for t in tables]
+        slots = tables[-1].size
+        padded = [np.pad(m, ((0, 0), (0, slots - m.shape[1])), constant_values=-1) for m in members]
+        return PreparedMesma(
+            spectra=jnp.asarray(spectra, dtype),
+            shade=None if dark is None else jnp.asarray(dark, dtype),
+            good=None if good is None else jnp.asarray(good),
+            members=jnp.asarray(np.concatenate(padded), jnp.int32),
+            class_of=jnp.asarray(class_of, jnp.int32),
+            direction=jnp.asarray(direction, dtype),
+            projector=jnp.asarray(np.vstack([across, direction]).T, dtype),
+            along=jnp.asarray(along, dtype),
+            across=jnp.asarray((across**2).sum(1), dtype),
+            levels=tuple(tables),
+            limits=prepared_limits,
+            noise=sigma,
+            criterion=criterion,
+            classes=names,
+            width=np.shape(library)[1],
+        )
+
+
+def unpack(form: Any, size: int) -> tuple[list[Any], list[list[Any]]]:
+    """What the numbers of a model of ``size`` spectra are, ``form[0]``, ``form[1]``, ... being one each.
+
+    Returns:
+        For the second spectrum and each after it the coefficients of its form: those of the x of the spectra up to it,
+        and that of s. And for each fraction those of the forms from its own on: ``a_i = Σ_j≥i U_ij q_j``.
+    """
+    numbers = count()
+    linear = [[form[next(numbers)] for _ in range(row + 2)] for row in range(1, size)]
+    upper = [[form[next(numbers)] for _ in range(row, size)] for row in range(size)]
+    return linear, upper
+
+
+def _classes(classes: Any, members: int) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the classes as they first occur, and the number of each member's."""
+    if classes is None:
+        raise ValueError("the library names no classes: say the class of each member")
+    if isinstance(classes, str):
+        raise ValueError(f"classes must be a list of names, got the single name {classes!r}")
+    listed = [str(name) for name in classes]
+    if len(listed) != members:
+        raise ValueError(f"{len(listed)} classes for {members} library spectra")
+    names = tuple(dict.fromkeys(listed))
+    return names, np.asarray([names.index(name) for name in listed])
+
+
+def _levels(levels: Any, classes: int) -> tuple[int, ...]:
+    """The levels in rising order."""
+    listed = sorted({int(level) for level in levels})
+    if not listed:
+        raise ValueError("no level is wanted")
+    if listed[0] < 2 or listed[-1] > classes + 1:
+        raise ValueError(f"levels are from 2 to {classes + 1} for {classes} classes and shade, got {listed}")
+    return tuple(listed)
+
+
+def _spectra(library: np.ndarray, shade: Any, good_bands: Any) -> tuple[np.ndarray, Any, Any]:
+    """The library less shade in bands that count, the shade there, and which bands those are."""
+    bands = library.shape[1]
+    good = None
+    if good_bands is not None:
+        mask = np.asarray(good_bands, bool)
+        if mask.shape != (bands,):
+            raise ValueError(f"good_bands has shape {mask.shape}, the library {bands} bands")
+        if not mask.any():
+            raise ValueError("good_bands leaves no band to look at")
+        good = None if mask.all() else np.flatnonzero(mask)
+    dark = None
+    if shade is not None:
+        dark = np.asarray(shade, np.float64)
+        if dark.shape != (bands,):
+            raise ValueError(f"shade has shape {dark.shape}, the library {bands} bands")
+        dark = dark if good is None else dark[good]
+        if not np.isfinite(dark).all():
+            raise ValueError("shade holds NaN or infinite values in bands that count; leave those out (good_bands)")
+    spectra = library if good is None else library[:, good]
+    if not np.isfinite(spectra).all():
+        member = int(np.argmin(np.isfinite(spectra).all(1)))
+        raise ValueError(
+            f"library member {member} holds NaN or infinite values in bands that count; leave those out (good_bands)"
+        )
+    lit = spectra if dark is None else spectra - dark
+    black = np.flatnonzero(~lit.any(1))
+    if black.size:
+        what = "zero in all bands" if dark is None else "the shade spectrum"
+        raise ValueError(f"library member {black[0]} is {what}: every model has shade already, leave the member out")
+    return lit, dark, good
+
+
+def _limits(limits: Limits, dtype: Any) -> Limits:
+    """Limits as arrays, infinite where there is none."""
+
+    def pair(what: str, given: Any) -> tuple[Array, Array]:
+        low, high = given
+        if not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer) and not low <= high:
+            raise ValueError(f"limits of {what} must be the least and the greatest, got {low} and {high}")
+        return jnp.asarray(low, dtype), jnp.asarray(high, dtype)
+
+    def one(what: str, given: Any, off: float) -> Array:
+        given = off if given is None else given
+        if not isinstance(given, jax.core.Tracer) and not given >= 0:
+            raise ValueError(f"the limit of {what} must not be negative, got {given}")
+        return jnp.asarray(given, dtype)
+
+    if limits.bands < 1:
+        raise ValueError(f"residuals are judged over at least one band, got {limits.bands}")
+    return Limits(
+        fractions=pair("fractions", limits.pairs[0]),
+        shade=pair("shade", limits.pairs[1]),
+        rmse=one("rmse", limits.rmse, np.inf),
+        residual=one("residual", limits.residual, np.inf),
+        bands=limits.bands,
+        fusion=one("fusion", limits.fusion, 0.0),
+    )
+
+
+def _noise(noise: Any, dtype: Any) -> Any:
+    """The standard deviation as an array."""
+    if noise is None:
+        return None
+    if np.shape(noise) != ():
+        raise ValueError(f"noise is one number for all bands, got shape {np.shape(noise)}")
+    if not isinstance(noise, jax.core.Tracer) and not (np.isfinite(noise) and noise > 0):
+        raise ValueError(f"noise must be finite and above zero, got {noise}")
+    return jnp.asarray(noise, dtype)
+
+
+def _level(
+    level: int, spectra: np.ndarray, class_of: np.ndarray, classes: int, direction: np.ndarray, floor: float, dtype: Any
+) -> Level:
+    """All determined models of a level, with their numbers."""
+    size = level - 1
+    own = [np.flatnonzero(class_of == c) for c in range(classes)]
+    index = np.asarray([model for some in combinations(own, size) for model in product(*some)], np.int32).reshape(
+        -1, size
+    )
+    parts = [_factored(part, spectra, direction, floor) for part in _parts(index)]
+    determined = np.concatenate([kept for kept, _ in parts])
+    if not determined.any():
+        raise ValueError(f"no model of level {level} is determined: its spectra depend on each other")
+    index = index[determined]
+    form = np.concatenate([numbers for _, numbers in parts])[determined]
+    missing = -len(index) % BLOCK
+    index = np.pad(index, ((0, missing), (0, 0)))
+    form = np.pad(form, ((0, missing), (0, 0)), constant_values=np.nan)
+    return Level(
+        index=jnp.asarray(index.reshape(-1, BLOCK, size)),
+        form=jnp.asarray(form.reshape(len(index) // BLOCK, BLOCK, -1), dtype),
+        count=int(determined.sum()),
+    )
+
+
+def _parts(index: np.ndarray) -> list[np.ndarray]:
+    """Models, not too many at once."""
+    return [index[n : n + FACTORED] for n in range(0, len(index), FACTORED)]
+
+
+def _factored(
+    index: np.ndarray, spectra: np.ndarray, direction: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which models are determined, and the numbers of each, in the order of `unpack`."""
+    size = index.shape[1]
+    lengths = np.linalg.norm(spectra, axis=1)
+    unit = spectra / lengths[:, None]
+    right: Any = np.linalg.qr(np.swapaxes(unit[index], 1, 2), mode="r")  # [model, slot, slot], upper
+    if right.shape[1] < size:  # more spectra than bands
+        return np.zeros(len(index), bool), np.zeros((len(index), 0))
+    right = right * np.sign(np.diagonal(right, axis1=1, axis2=2))[:, :, None]
+    determined = np.diagonal(right, axis1=1, axis2=2).min(1) > floor
+    right[~determined] = np.eye(size)
+    inverse = np.linalg.inv(right)
+    along = (unit @ direction)[index]
+    columns = []
+    for row in range(1, size):
+        linear = inverse[:, : row + 1, row]
+        columns += [*linear.T, (linear * along[:, : row + 1]).sum(1)]
+    upper = inverse / lengths[index][:, :, None]
+    columns += [upper[:, row, column] for row in range(size) for column in range(row, size)]
+    return determined, np.stack(columns, 1)
