@@ -5,6 +5,7 @@ spectra of different classes and shade, keeps those within limits, and takes the
 complexity, the simplest that is not much worse. The search is exhaustive, so its choice is exact.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -77,46 +78,61 @@ def mesma(pixel: Float[Any, "band"], endmembers: PreparedMesma) -> Solution:
     found = search(constant, _seen(constant, jax.lax.stop_gradient(pixel)))
 
     passed = found.level >= 0
-    starts = np.cumsum([0, *[level.count for level in problem.levels]])
-    number = jnp.asarray(starts, jnp.int32)[found.level] + found.model
-    members = jnp.where(passed, jnp.asarray(problem.members)[number], -1)
-    filled = members >= 0
-    spectra = problem.spectra[jnp.maximum(members, 0)]
+    members = jnp.where(passed, problem.members[jnp.maximum(found.model, 0)], -1)
+    filled, slots = members >= 0, range(problem.slots)
+    used, bands = jnp.sum(filled, dtype=jnp.int32), pixel.shape[0]
+    spectra = [problem.spectra[jnp.maximum(members[slot], 0)] for slot in slots]
+    upper = np.zeros((problem.slots, problem.slots), int)
+    upper[np.triu_indices(problem.slots)] = np.arange(found.root.shape[0])
 
     # one step of least squares from what the search has: full precision, and the derivatives
-    error = pixel - jnp.sum(found.fractions[:, None] * spectra, 0)
-    slope = jnp.sum(found.root * jnp.sum(spectra * error, 1)[:, None], 0)
-    fractions = found.fractions + jnp.sum(found.root * slope, 1)
-    error = pixel - jnp.sum(fractions[:, None] * spectra, 0)
+    fractions = [found.fractions[slot] for slot in slots]
+    along = _along(found.root, upper, spectra, _error(pixel, fractions, spectra))
+    fractions = [
+        fractions[i] + functools.reduce(jnp.add, [found.root[upper[i, j]] * along[j] for j in slots[i:]]) for i in slots
+    ]
+    error = _error(pixel, fractions, spectra)
     squared, norm = squared_norm(error), squared_norm(jax.lax.stop_gradient(pixel))
-    excess = jnp.sum(jnp.sum(found.root * jnp.sum(spectra * error, 1)[:, None], 0) ** 2)
+    excess = functools.reduce(jnp.add, [q**2 for q in _along(found.root, upper, spectra, error)])
 
-    # slots to classes, and to shade, which is what they leave
-    classes, bands, used = len(problem.classes), pixel.shape[0], jnp.sum(filled)
-    place = (problem.class_of[jnp.maximum(members, 0)][:, None] == jnp.arange(classes)) & filled[:, None]
-    place = jnp.concatenate([place.astype(pixel.dtype), -filled[:, None].astype(pixel.dtype)], 1)  # [slot, class]
-    abundances = jnp.sum(fractions[:, None] * place, 0).at[-1].add(1.0)
+    classes = jnp.where(filled, problem.class_of[jnp.maximum(members, 0)], -1)
+    abundances = [
+        functools.reduce(jnp.add, [jnp.where(classes[slot] == c, fractions[slot], 0.0) for slot in slots])
+        for c in range(len(problem.classes))
+    ]
+    abundances.append(1 - functools.reduce(jnp.add, fractions))
     if problem.noise is None:
         variance = jax.lax.stop_gradient(squared) / jnp.maximum(bands - used, 1)
     else:
         variance = problem.noise**2
-    spread = jnp.sum(place[:, :, None] * found.root[:, None, :], 0)  # [class, slot]
-    covariance = variance * jnp.sum(spread[:, None] * spread[None], -1)
     nan = jnp.asarray(jnp.nan, pixel.dtype)
     return Solution(
-        abundances=jnp.where(passed, abundances, nan),
+        abundances=jnp.where(passed, jnp.stack(abundances), nan),
         residual=jnp.where(passed, safe_sqrt(squared / bands), nan),
         gap=jnp.where(passed & (norm > 0), jax.lax.stop_gradient(excess) / jnp.where(norm > 0, norm, 1.0), nan),
         steps=found.tried,
         converged=passed,
-        covariance=jnp.where(passed, jax.lax.stop_gradient(covariance), nan),
+        covariance=jnp.where(passed, variance * found.covariance, nan),
         fitted=Chosen(
-            model=jnp.where(passed, number, -1),
+            model=found.model,
             members=members,
-            level=jnp.where(passed, used + 1, 0).astype(jnp.int32),
+            level=jnp.where(passed, used + 1, 0),
             rmse=found.rmse,
         ),
     )
+
+
+def _error(pixel: Array, fractions: list[Array], spectra: list[Array]) -> Array:
+    """What fractions leave of a pixel."""
+    return functools.reduce(lambda left, pair: left - pair[0] * pair[1], zip(fractions, spectra, strict=True), pixel)
+
+
+def _along(root: Array, upper: np.ndarray, spectra: list[Array], error: Array) -> list[Array]:
+    """``Uᵀ E r``: the parts of a residual along the orthonormal directions of the model; empty slots give zero."""
+    products = [matmul(spectrum, error) for spectrum in spectra]
+    return [
+        functools.reduce(jnp.add, [root[upper[i, j]] * products[i] for i in range(j + 1)]) for j in range(len(spectra))
+    ]
 
 
 def _seen(problem: PreparedMesma, pixel: Array) -> Seen:

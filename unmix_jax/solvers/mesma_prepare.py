@@ -8,8 +8,8 @@ takes the square of a linear form of s and the x away. The forms come from a QR 
 """
 
 from collections.abc import Sequence
-from itertools import combinations, count, product
-from typing import Any
+from itertools import accumulate, combinations, count, product
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unmix_jax.scenes.scene import SpectralLibrary
 
-__all__ = ["CRITERIA", "Level", "Limits", "PreparedMesma", "prepare_mesma"]
+__all__ = ["BLOCK", "CRITERIA", "Limits", "PreparedMesma", "prepare_mesma", "unpack"]
 
 CRITERIA = ("fusion", "bic")
 BLOCK = 4  # models per turn of the search: more cost compilation and gain nothing
@@ -54,25 +54,6 @@ class Limits(eqx.Module):
         return self.fractions or none, self.shade or none
 
 
-class Level(eqx.Module):
-    """All models of as many spectra.
-
-    Attributes:
-        index: library member of each spectrum of a model, in blocks.
-        form: the numbers of each model, as `unpack` has them; NaN where the last block has no model.
-        count: of models.
-    """
-
-    index: Int[Array, "block model slot"]
-    form: Float[Array, "block model number"]
-    count: int = eqx.field(static=True)
-
-    @property
-    def size(self) -> int:
-        """Spectra of each model."""
-        return self.index.shape[2]
-
-
 class PreparedMesma(eqx.Module):
     """A library with all models of it; `prepare_mesma` makes one.
 
@@ -86,12 +67,15 @@ class PreparedMesma(eqx.Module):
         projector: ``x, t = y @ projector``, the unit spectra less their part along m, and m once more.
         along: c of each member.
         across: ``‖e‖²`` of each member.
-        levels: the models, by number of spectra.
+        index: library member in each slot of a model, in blocks that no two levels share; in empty slots the first.
+        form: the numbers of each model, as `unpack` has them; NaN where the last block of a level has no model.
         limits: with infinities where a limit is off.
         noise: standard deviation of the noise, in the unit of the pixels; None: not known.
         criterion: how levels are compared.
         classes: names of the classes, in the order of the abundances, which shade follows.
         width: bands of a pixel.
+        sizes: spectra of the models of each level.
+        counts: models of each level.
     """
 
     spectra: Float[Array, "member band"]
@@ -103,22 +87,30 @@ class PreparedMesma(eqx.Module):
     projector: Float[Array, "band column"]
     along: Float[Array, "member"]
     across: Float[Array, "member"]
-    levels: tuple[Level, ...]
+    index: Int[Array, "block turn slot"]
+    form: Float[Array, "block turn number"]
     limits: Limits
     noise: Float[Array, ""] | None
     criterion: str = eqx.field(static=True)
     classes: tuple[str, ...] = eqx.field(static=True)
     width: int = eqx.field(static=True)
+    sizes: tuple[int, ...] = eqx.field(static=True)
+    counts: tuple[int, ...] = eqx.field(static=True)
 
     @property
     def count(self) -> int:
         """Number of models."""
-        return sum(level.count for level in self.levels)
+        return sum(self.counts)
 
     @property
     def slots(self) -> int:
         """Spectra of a model of the highest level."""
-        return self.levels[-1].size
+        return self.sizes[-1]
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First block of each level, and the end of the last."""
+        return (0, *accumulate(-(-count // BLOCK) for count in self.counts))
 
 
 def prepare_mesma(
@@ -181,40 +173,52 @@ def prepare_mesma(
         along = unit @ direction
         across = unit - along[:, None] * direction
         floor = 4 * max(spectra.shape) * float(jnp.finfo(dtype).eps)
-        tables = [_level(level, spectra, class_of, len(names), direction, floor, dtype) for level in levels]
-        members = [np.asarray(t.index).reshape(-1, t.size)[: t.count] for t in tables]
-        slots = tables[-1].size
-        padded = [np.pad(m, ((0, 0), (0, slots - m.shape[1])), constant_values=-1) for m in members]
+        models = [_models(level, spectra, class_of, len(names), direction, floor) for level in levels]
+        slots = levels[-1] - 1
+        members = [np.pad(index, ((0, 0), (0, slots - index.shape[1])), constant_values=-1) for index, _ in models]
+        blocks = [_blocks(index, form, slots) for index, form in models]
         return PreparedMesma(
             spectra=jnp.asarray(spectra, dtype),
             shade=None if dark is None else jnp.asarray(dark, dtype),
             good=None if good is None else jnp.asarray(good),
-            members=jnp.asarray(np.concatenate(padded), jnp.int32),
+            members=jnp.asarray(np.concatenate(members), jnp.int32),
             class_of=jnp.asarray(class_of, jnp.int32),
             direction=jnp.asarray(direction, dtype),
             projector=jnp.asarray(np.vstack([across, direction]).T, dtype),
             along=jnp.asarray(along, dtype),
             across=jnp.asarray((across**2).sum(1), dtype),
-            levels=tuple(tables),
+            index=jnp.asarray(np.concatenate([index for index, _ in blocks])),
+            form=jnp.asarray(np.concatenate([form for _, form in blocks]), dtype),
             limits=prepared_limits,
             noise=sigma,
             criterion=criterion,
             classes=names,
             width=np.shape(library)[1],
+            sizes=tuple(level - 1 for level in levels),
+            counts=tuple(len(index) for index, _ in models),
         )
 
 
-def unpack(form: Any, size: int) -> tuple[list[Any], list[list[Any]]]:
-    """What the numbers of a model of ``size`` spectra are, ``form[0]``, ``form[1]``, ... being one each.
+class Unpacked(NamedTuple):
+    """The numbers of a model.
 
-    Returns:
-        For the second spectrum and each after it the coefficients of its form: those of the x of the spectra up to it,
-        and that of s. And for each fraction those of the forms from its own on: ``a_i = Σ_j≥i U_ij q_j``.
+    Attributes:
+        linear: for the second spectrum and each after it the coefficients of its form: of the x of the spectra up to
+            it, and of s.
+        upper: for each fraction the coefficients of the forms from its own on, ``a_i = Σ_j≥i U_ij q_j``; zero in empty
+            slots.
     """
+
+    linear: list[list[Any]]
+    upper: list[list[Any]]
+
+
+def unpack(form: Any, slots: int) -> Unpacked:
+    """What ``form[0]``, ``form[1]``, ... are, where a model has so many slots."""
     numbers = count()
-    linear = [[form[next(numbers)] for _ in range(row + 2)] for row in range(1, size)]
-    upper = [[form[next(numbers)] for _ in range(row, size)] for row in range(size)]
-    return linear, upper
+    linear = [[form[next(numbers)] for _ in range(row + 2)] for row in range(1, slots)]
+    upper = [[form[next(numbers)] for _ in range(row, slots)] for row in range(slots)]
+    return Unpacked(linear, upper)
 
 
 def _classes(classes: Any, members: int) -> tuple[tuple[str, ...], np.ndarray]:
@@ -311,55 +315,51 @@ def _noise(noise: Any, dtype: Any) -> Any:
     return jnp.asarray(noise, dtype)
 
 
-def _level(
-    level: int, spectra: np.ndarray, class_of: np.ndarray, classes: int, direction: np.ndarray, floor: float, dtype: Any
-) -> Level:
-    """All determined models of a level, with their numbers."""
+def _models(
+    level: int, spectra: np.ndarray, class_of: np.ndarray, classes: int, direction: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Members [model, slot] of all determined models of a level, and what `_factored` has of each."""
     size = level - 1
     own = [np.flatnonzero(class_of == c) for c in range(classes)]
-    index = np.asarray([model for some in combinations(own, size) for model in product(*some)], np.int32).reshape(
-        -1, size
-    )
-    parts = [_factored(part, spectra, direction, floor) for part in _parts(index)]
+    each = [model for some in combinations(own, size) for model in product(*some)]
+    index = np.asarray(each, np.int32).reshape(-1, size)
+    if size > spectra.shape[1]:
+        raise ValueError(f"models of {size} spectra are not determined by {spectra.shape[1]} bands (level {level})")
+    parts = [_factored(index[n : n + FACTORED], spectra, direction, floor) for n in range(0, len(index), FACTORED)]
     determined = np.concatenate([kept for kept, _ in parts])
     if not determined.any():
         raise ValueError(f"no model of level {level} is determined: its spectra depend on each other")
-    index = index[determined]
-    form = np.concatenate([numbers for _, numbers in parts])[determined]
-    missing = -len(index) % BLOCK
-    index = np.pad(index, ((0, missing), (0, 0)))
-    form = np.pad(form, ((0, missing), (0, 0)), constant_values=np.nan)
-    return Level(
-        index=jnp.asarray(index.reshape(-1, BLOCK, size)),
-        form=jnp.asarray(form.reshape(len(index) // BLOCK, BLOCK, -1), dtype),
-        count=int(determined.sum()),
-    )
-
-
-def _parts(index: np.ndarray) -> list[np.ndarray]:
-    """Models, not too many at once."""
-    return [index[n : n + FACTORED] for n in range(0, len(index), FACTORED)]
+    return index[determined], np.concatenate([numbers for _, numbers in parts])[determined]
 
 
 def _factored(
     index: np.ndarray, spectra: np.ndarray, direction: np.ndarray, floor: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which models are determined, and the numbers of each, in the order of `unpack`."""
+    """Which models are determined, and of each the inverse of R of unit spectra, s's part in each form, and lengths."""
     size = index.shape[1]
     lengths = np.linalg.norm(spectra, axis=1)
     unit = spectra / lengths[:, None]
     right: Any = np.linalg.qr(np.swapaxes(unit[index], 1, 2), mode="r")  # [model, slot, slot], upper
-    if right.shape[1] < size:  # more spectra than bands
-        return np.zeros(len(index), bool), np.zeros((len(index), 0))
-    right = right * np.sign(np.diagonal(right, axis1=1, axis2=2))[:, :, None]
-    determined = np.diagonal(right, axis1=1, axis2=2).min(1) > floor
-    right[~determined] = np.eye(size)
+    diagonal = np.diagonal(right, axis1=1, axis2=2)
+    determined = np.abs(diagonal).min(1) > floor
+    right = np.where(determined[:, None, None], right * np.sign(diagonal)[:, :, None], np.eye(size))
     inverse = np.linalg.inv(right)
     along = (unit @ direction)[index]
-    columns = []
-    for row in range(1, size):
-        linear = inverse[:, : row + 1, row]
-        columns += [*linear.T, (linear * along[:, : row + 1]).sum(1)]
-    upper = inverse / lengths[index][:, :, None]
-    columns += [upper[:, row, column] for row in range(size) for column in range(row, size)]
-    return determined, np.stack(columns, 1)
+    main = np.einsum("mij,mi->mj", inverse, along)
+    return determined, np.concatenate([inverse, main[:, None], lengths[index][:, None]], 1)
+
+
+def _blocks(index: np.ndarray, factors: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """A level in blocks: members in each slot and numbers in the order of `unpack`."""
+    models, size = index.shape
+    inverse, main, lengths = np.zeros((models, slots, slots)), np.zeros((models, slots)), np.ones((models, slots))
+    inverse[:, :size, :size], main[:, :size], lengths[:, :size] = factors[:, :size], factors[:, size], factors[:, -1]
+    columns: list[np.ndarray] = []
+    for row in range(1, slots):
+        columns += [*inverse[:, : row + 1, row].T, main[:, row]]
+    for row in range(slots):
+        columns += [inverse[:, row, column] / lengths[:, row] for column in range(row, slots)]
+    missing = -models % BLOCK
+    index = np.pad(np.pad(index, ((0, 0), (0, slots - size)), mode="edge"), ((0, missing), (0, 0)))
+    form = np.pad(np.stack(columns, 1), ((0, missing), (0, 0)), constant_values=np.nan)
+    return index.reshape(-1, BLOCK, slots), form.reshape(len(index) // BLOCK, BLOCK, -1)

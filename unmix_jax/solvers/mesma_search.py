@@ -7,7 +7,7 @@ the level once more, and every model that would be the best of those that pass i
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from unmix_jax.solvers.mesma_prepare import BLOCK, Level, PreparedMesma, unpack
+from unmix_jax.linalg import squared_norm
+from unmix_jax.solvers.mesma_prepare import BLOCK, PreparedMesma, unpack
 from unmix_jax.solvers.worklist import State, work_off
 
 __all__ = ["Found", "Seen", "search"]
@@ -44,9 +45,10 @@ class Found(eqx.Module):
 
     Attributes:
         level: which of the levels; -1: none has a model that passes.
-        model: number of the model within its level.
+        model: its number among all models.
         fractions: of its spectra, zero in empty slots.
-        root: U, ``(E Eᵀ)⁻¹ = U Uᵀ`` for its spectra, zero in empty slots.
+        root: U of the model by rows, ``(E Eᵀ)⁻¹ = U Uᵀ``, zero in empty slots.
+        covariance: of the fractions of classes and shade, at noise of one.
         rmse: of the best model of each level; infinite where none passes.
         tried: models gone through.
     """
@@ -54,7 +56,8 @@ class Found(eqx.Module):
     level: Int[Array, "*pixel"]
     model: Int[Array, "*pixel"]
     fractions: Float[Array, "*pixel slot"]
-    root: Float[Array, "*pixel slot slot"]
+    root: Float[Array, "*pixel number"]
+    covariance: Float[Array, "*pixel class class"]
     rmse: Float[Array, "*pixel level"]
     tried: Int[Array, "*pixel"]
 
@@ -74,10 +77,9 @@ def search(problem: PreparedMesma, seen: Seen) -> Found:
         full = jax.tree.map(
             lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)), seen, in_batched[1]
         )
-        if any(jax.tree.leaves(in_batched[0])):  # every pixel has its own library: nothing to share
+        if any(jax.tree.leaves(in_batched[0])):  # every pixel has its own limits or library: nothing to share
             axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched[0])
-            own = jax.vmap(lambda arrays, seen: _search(eqx.combine(arrays, static), seen), (axes, 0))
-            found = own(arrays, full)
+            found = jax.vmap(lambda arrays, seen: _search(eqx.combine(arrays, static), seen), (axes, 0))(arrays, full)
         else:
             found = many(arrays, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full))
             found = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), found)
@@ -126,32 +128,31 @@ def _own(index: Array) -> Pick:
     return lambda rows, slot: rows.at[index[slot], jnp.arange(rows.shape[1])].get(mode="promise_in_bounds")
 
 
-def _fit(lanes: _Lanes, pick: Pick, form: Any, size: int) -> tuple[list[Array], Array]:
+def _sum(terms: Sequence[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
+
+
+def _fit(lanes: _Lanes, pick: Pick, form: Any, slots: int) -> tuple[list[Array], Array]:
     """Fractions by least squares, and the squared residual."""
-    linear, upper = unpack(form, size)
-    x = [pick(lanes.x, slot) for slot in range(size)]
+    linear, upper = unpack(form, slots)
+    x = [pick(lanes.x, slot) for slot in range(slots)]
     forms, squared = [pick(lanes.first, 0)], pick(lanes.left, 0)
     for row in linear:
-        q = functools.reduce(
-            lambda total, pair: total + pair[0] * pair[1], zip(row[:-1], x, strict=False), row[-1] * lanes.s
-        )
-        forms.append(q)
-        squared = squared - q * q
-    fractions = [
-        functools.reduce(
-            lambda total, pair: total + pair[0] * pair[1], zip(u[1:], forms[i + 1 :], strict=True), u[0] * q
-        )
-        for i, (u, q) in enumerate(zip(upper, forms, strict=True))
-    ]
-    return fractions, squared
+        forms.append(_sum([c * x for c, x in zip(row, [*x[: len(row) - 1], lanes.s], strict=True)]))
+        squared = squared - forms[-1] ** 2
+    return [_sum([c * q for c, q in zip(row, forms[i:], strict=True)]) for i, row in enumerate(upper)], squared
 
 
-def _score(problem: PreparedMesma, lanes: _Lanes, pick: Pick, form: Any, size: int) -> Array:
+def _score(problem: PreparedMesma, lanes: _Lanes, pick: Pick, form: Any, filled: Array) -> Array:
     """Squared residual; infinite where fractions or shade are outside their limits, or something is NaN."""
-    fractions, squared = _fit(lanes, pick, form, size)
+    fractions, squared = _fit(lanes, pick, form, problem.slots)
     (low, high), (darkest, brightest) = problem.limits.pairs
-    shade = 1 - functools.reduce(jnp.add, fractions)
-    least, greatest = functools.reduce(jnp.minimum, fractions), functools.reduce(jnp.maximum, fractions)
+    shade = 1 - _sum(fractions)
+    judged = [
+        fractions[0],
+        *(jnp.where(slot < filled, fractions[slot], fractions[0]) for slot in range(1, len(fractions))),
+    ]
+    least, greatest = functools.reduce(jnp.minimum, judged), functools.reduce(jnp.maximum, judged)
     kept = (least >= low) & (greatest <= high) & (shade >= darkest) & (shade <= brightest)
     return jnp.where(kept, jnp.maximum(squared, 0), jnp.inf)
 
@@ -159,67 +160,85 @@ def _score(problem: PreparedMesma, lanes: _Lanes, pick: Pick, form: Any, size: i
 def _search(problem: PreparedMesma, seen: Seen) -> Found:
     """Every level, then the best of the levels."""
     lanes, pixels = _lanes(problem, seen), seen.s.shape[0]
-    best = [_level(problem, level, lanes, seen) for level in problem.levels]
-    chosen = _choose(problem, [b["squared"] for b in best], seen)
-    tried = functools.reduce(jnp.add, [b["tried"] for b in best])
-    slots, bands = problem.slots, seen.pixel.shape[1]
-    fractions, root = jnp.zeros((slots, pixels), lanes.s.dtype), jnp.zeros((slots, slots, pixels), lanes.s.dtype)
-    model = jnp.full(pixels, -1, jnp.int32)
-    for number, (level, found) in enumerate(zip(problem.levels, best, strict=True)):
-        size, won = level.size, chosen == number
-        index, form = _looked_up(level, jnp.maximum(found["model"], 0))
-        part, _ = _fit(lanes, _own(index), form, size)
-        upper = [[jnp.zeros(pixels, lanes.s.dtype)] * i + row for i, row in enumerate(unpack(form, size)[1])]
-        fractions = fractions.at[:size].set(jnp.where(won, jnp.stack(part), fractions[:size]))
-        root = root.at[:size, :size].set(jnp.where(won, jnp.stack([jnp.stack(r) for r in upper]), root[:size, :size]))
-        model = jnp.where(won, found["model"], model)
-    rmse = jnp.sqrt(jnp.stack([b["squared"] for b in best], 1) / bands)
-    return Found(chosen, model, fractions.T, jnp.moveaxis(root, -1, 0), rmse, tried)
+    bounds = jnp.asarray([*zip(problem.starts[:-1], problem.starts[1:], strict=True)], jnp.int32)
+    sizes, counts = (jnp.asarray(n, jnp.int32) for n in (problem.sizes, problem.counts))
+
+    def level(_: None, which: Any) -> tuple[None, State]:
+        return None, _level(problem, lanes, seen, *which)
+
+    _, best = jax.lax.scan(level, None, (bounds, sizes, counts))  # one body for all, compiled once
+    chosen = _choose(problem, best["squared"], seen)
+    position = best["model"].at[jnp.maximum(chosen, 0), jnp.arange(pixels)].get(mode="promise_in_bounds")
+    index, form = _looked_up(problem, position)
+    won = chosen >= 0
+    fractions = [jnp.where(won, f, 0.0) for f in _fit(lanes, _own(index), form, problem.slots)[0]]
+    upper = [[jnp.where(won, u, 0.0) for u in row] for row in unpack(form, problem.slots).upper]
+    missing = jnp.asarray([BLOCK * start - sum(problem.counts[:n]) for n, start in enumerate(problem.starts[:-1])])
+    return Found(
+        level=chosen,
+        model=jnp.where(won, position - missing[jnp.maximum(chosen, 0)].astype(jnp.int32), -1),
+        fractions=jnp.stack(fractions, 1),
+        root=jnp.stack([u for row in upper for u in row], 1),
+        covariance=_covariance(problem, index, upper),
+        rmse=jnp.sqrt(best["squared"] / seen.pixel.shape[1]).T,
+        tried=jnp.sum(best["tried"], 0),
+    )
 
 
-def _looked_up(
-    level: Level, model: Int[Array, "pixel"]
-) -> tuple[Int[Array, "slot pixel"], Float[Array, "number pixel"]]:
-    """Members and numbers of a model for each pixel."""
-    index, form = level.index.reshape(-1, level.size), level.form.reshape(-1, level.form.shape[2])
+def _covariance(problem: PreparedMesma, index: Array, upper: list[list[Array]]) -> Float[Array, "pixel class class"]:
+    """``D U (D U)ᵀ``, where D has the spectra in their classes and their negative sum in shade."""
+    classes, slots = len(problem.classes), problem.slots
+    classes_of = problem.class_of[index]
+    columns = []
+    for column in range(slots):
+        of = [upper[slot][column - slot] for slot in range(column + 1)]
+        rows = [_sum([jnp.where(classes_of[i] == c, u, 0.0) for i, u in enumerate(of)]) for c in range(classes)]
+        columns.append(jnp.stack(jax.lax.optimization_barrier([*rows, -_sum(of)])))
+    return jnp.moveaxis(_sum([c[:, None] * c[None] for c in columns]), -1, 0)
+
+
+def _looked_up(problem: PreparedMesma, model: Int[Array, "pixel"]) -> tuple[Array, Array]:
+    """Members [slot, pixel] and numbers [number, pixel] of a model for each pixel."""
+    index = problem.index.reshape(-1, problem.slots)
+    form = problem.form.reshape(-1, problem.form.shape[2])
     return index[model].T, form[model].T
 
 
-def _level(problem: PreparedMesma, level: Level, lanes: _Lanes, seen: Seen) -> dict[str, Array]:
-    """Best model of a level that passes (-1: none), its squared residual as the bands have it, and models tried."""
-    size, pixels = level.size, lanes.s.shape[0]
+def _level(
+    problem: PreparedMesma, lanes: _Lanes, seen: Seen, bounds: Int[Array, "2"], size: Array, count: Array
+) -> State:
+    """Best model of a level that passes, its squared residual as the bands have it (infinite: none), models tried."""
+    pixels = lanes.s.shape[0]
 
-    def turn(carry: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
-        (best, where), (number, index, form) = carry, block
-        least = functools.reduce(
-            lambda least, m: jnp.minimum(least, _score(problem, lanes, _shared(index[m]), form[m], size)),
-            range(BLOCK),
-            best,
-        )
-        least = jax.lax.optimization_barrier(least)
-        return (least, jnp.where(least < best, number, where)), None
+    def turn(block: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        best, where = carry
+        index, form = problem.index[block], problem.form[block]
+        scores = [_score(problem, lanes, _shared(index[m]), form[m], size) for m in range(BLOCK)]
+        least = jax.lax.optimization_barrier(functools.reduce(jnp.minimum, scores, best))
+        return least, jnp.where(least < best, block, where)
 
-    blocks = jnp.arange(len(level.index), dtype=jnp.int32)
-    start = (jnp.full(pixels, jnp.inf, lanes.s.dtype), jnp.full(pixels, -1, jnp.int32))
-    (_, where), _ = jax.lax.scan(turn, start, (blocks, level.index, level.form))
+    start = jnp.full(pixels, jnp.inf, lanes.s.dtype), jnp.full(pixels, -1, jnp.int32)
+    _, where = jax.lax.fori_loop(bounds[0], bounds[1], turn, start)
 
     # which model of the block; where all are infinite here, one was within a limit by rounding, and is looked for again
-    looked = [_looked_up(level, jnp.maximum(where, 0) * BLOCK + m) for m in range(BLOCK)]
-    scores = jnp.stack([_score(problem, lanes, _own(index), form, size) for index, form in looked])
-    model = jnp.where(where >= 0, where * BLOCK + jnp.argmin(scores, 0).astype(jnp.int32), -1)
+    def looked(m: Array) -> Array:
+        index, form = _looked_up(problem, jnp.maximum(where, 0) * BLOCK + m)
+        return _score(problem, lanes, _own(index), form, size)
 
-    squared, passed = _measured(problem, level, lanes, seen.pixel, model)
+    scores = jax.lax.map(looked, jnp.arange(BLOCK, dtype=jnp.int32))
+    model = jnp.maximum(where, 0) * BLOCK + jnp.argmin(scores, 0).astype(jnp.int32)
     lost = jnp.all(jnp.isinf(scores), 0)
-    hopeless = (model < 0) | (~lost & (squared > _rmse_limit(problem, seen.pixel.shape[1])))
+    squared, passed = _measured(problem, lanes, seen.pixel, model)
+    hopeless = (where < 0) | (~lost & ~(squared <= _rmse_limit(problem, seen.pixel.shape[1])))
     state = {
-        "pixel": jnp.arange(pixels),
-        "model": jnp.where(hopeless, -1, model),
+        "pixel": jnp.arange(pixels, dtype=jnp.int32),
+        "model": model,
         "squared": jnp.where(hopeless, jnp.inf, squared),
-        "tried": jnp.full(pixels, level.count, jnp.int32),
+        "tried": jnp.broadcast_to(count, pixels),
         "done": (passed & ~lost) | hopeless,
     }
-    careful = functools.partial(_again, problem, level, lanes, seen.pixel)
-    return work_off(careful, state, chunk=CAREFUL, max_rounds=1, constant=("pixel",))
+    again = functools.partial(_again, problem, lanes, seen.pixel, bounds, size)
+    return work_off(again, state, chunk=CAREFUL, max_rounds=1, constant=("pixel",))
 
 
 def _rmse_limit(problem: PreparedMesma, bands: int) -> Array:
@@ -227,93 +246,76 @@ def _rmse_limit(problem: PreparedMesma, bands: int) -> Array:
     return bands * problem.limits.rmse**2
 
 
-def _passes(problem: PreparedMesma, error: Float[Array, "pixel band"], squared: Array) -> Bool[Array, "pixel"]:
-    """Whether RMSE and the residual over consecutive bands are within their limits."""
-    run, wanted = jnp.abs(error) > problem.limits.residual, problem.limits.bands
-    length, bands = 1, error.shape[1]
-    while length < wanted:  # runs of a length, and of that length further on, make longer ones
-        by = min(length, wanted - length, bands)
-        run = run & jnp.pad(run, ((0, 0), (0, by)))[:, by:]
+def _refused(problem: PreparedMesma, error: Float[Array, "*n"], axis: int) -> Bool[Array, "..."]:
+    """Whether the residual is above its limit in too many consecutive bands, which are an axis."""
+    least, length, bands = jnp.abs(error), 1, error.shape[axis]
+    if problem.limits.bands > bands:
+        return jnp.zeros(error.shape[1 - axis], bool)
+    while length < problem.limits.bands:  # the least over so many bands, from that over fewer
+        by, rest = min(length, problem.limits.bands - length), least.shape[axis]
+        least = jnp.minimum(
+            jax.lax.slice_in_dim(least, 0, rest - by, axis=axis), jax.lax.slice_in_dim(least, by, rest, axis=axis)
+        )
         length += by
-        if by == bands:
-            break
-    return (squared <= _rmse_limit(problem, bands)) & ~jnp.any(run, 1)
+    return jnp.max(least, axis) > problem.limits.residual
 
 
-def _measured(
-    problem: PreparedMesma, level: Level, lanes: _Lanes, pixel: Float[Array, "pixel band"], model: Int[Array, "pixel"]
-) -> tuple[Array, Array]:
-    """Squared residual of a model for each pixel, band by band, and whether it passes."""
-    index, form = _looked_up(level, jnp.maximum(model, 0))
-    fractions, _ = _fit(lanes, _own(index), form, level.size)
+def _measured(problem: PreparedMesma, lanes: _Lanes, pixel: Array, model: Array) -> tuple[Array, Array]:
+    """Squared residual of a model for each pixel [pixel, band], band by band, and whether it passes."""
+    index, form = _looked_up(problem, model)
     error = pixel
-    for slot, fraction in enumerate(fractions):
+    for slot, fraction in enumerate(_fit(lanes, _own(index), form, problem.slots)[0]):
         error = error - fraction[:, None] * problem.spectra[index[slot]]
     error = jax.lax.optimization_barrier(error)
-    squared = jnp.sum(error**2, 1)
-    return squared, _passes(problem, error, squared) & (model >= 0)
+    squared = jax.vmap(squared_norm)(error)
+    return squared, (squared <= _rmse_limit(problem, error.shape[1])) & ~_refused(problem, error, 1)
 
 
-def _again(problem: PreparedMesma, level: Level, lanes: _Lanes, pixel: Array, part: State) -> State:
+def _again(problem: PreparedMesma, lanes: _Lanes, pixel: Array, bounds: Array, size: Array, part: State) -> State:
     """The level once more for a few pixels, with every model measured that would be the best of those that pass."""
-    lanes, pixel, size = lanes.of(part["pixel"]), pixel.at[part["pixel"]].get(mode="clip"), level.size
+    lanes, pixel = lanes.of(part["pixel"]), pixel.at[part["pixel"]].get(mode="clip").T
+    bands, pixels = pixel.shape
     # what the bands say differs from the search by rounding: nothing near the limit is left out
-    limit = 1.001 * _rmse_limit(problem, pixel.shape[1]) + 1e-5 * jnp.sum(pixel**2, 1)
+    limit = 1.001 * _rmse_limit(problem, bands) + 1e-5 * jnp.sum(pixel**2, 0)
     limit = jnp.where(part["done"], -1.0, limit)
 
-    def measure(m: Array, carry: Any, scores: Array, number: Array, index: Array, form: Array) -> Any:
-        best, kept, squared = carry
-        fractions, _ = _fit(lanes, _shared(index[m]), form[m], size)
-        error = pixel
-        for slot, fraction in enumerate(fractions):
-            error = error - fraction[:, None] * problem.spectra[index[m, slot]]
-        error = jax.lax.optimization_barrier(error)
-        measured = jnp.sum(error**2, 1)
-        better = (scores[m] < best) & (scores[m] <= limit) & _passes(problem, error, measured)
-        return (
-            jnp.where(better, scores[m], best),
-            jnp.where(better, number * BLOCK + m, kept),
-            jnp.where(better, measured, squared),
-        )
+    def turn(model: Array, carry: Any) -> Any:
+        index, form = problem.index[model // BLOCK, model % BLOCK], problem.form[model // BLOCK, model % BLOCK]
+        score = _score(problem, lanes, _shared(index), form, size)
+        wanted = (score < carry[0]) & (score <= limit)
 
-    def turn(carry: Any, block: Any) -> tuple[Any, None]:
-        number, index, form = block
-        scores = jnp.stack([_score(problem, lanes, _shared(index[m]), form[m], size) for m in range(BLOCK)])
-        scores = jax.lax.optimization_barrier(scores)
+        def measure(carry: Any) -> Any:
+            error = pixel
+            for slot, fraction in enumerate(_fit(lanes, _shared(index), form, problem.slots)[0]):
+                error = error - fraction * problem.spectra[index[slot]][:, None]
+            error = jax.lax.optimization_barrier(error)
+            squared = jnp.sum(error**2, 0)
+            better = wanted & (squared <= _rmse_limit(problem, bands)) & ~_refused(problem, error, 0)
+            return tuple(jnp.where(better, new, old) for new, old in zip((score, model, squared), carry, strict=True))
 
-        def one(m: Array, carry: Any) -> Any:
-            wanted = jnp.any((scores[m] < carry[0]) & (scores[m] <= limit))
-            return jax.lax.cond(wanted, lambda c: measure(m, c, scores, number, index, form), lambda c: c, carry)
+        return jax.lax.cond(jnp.any(wanted), measure, lambda carry: carry, carry)
 
-        wanted = jnp.any((scores < carry[0]) & (scores <= limit))
-        return jax.lax.cond(wanted, lambda c: jax.lax.fori_loop(0, BLOCK, one, c), lambda c: c, carry), None
-
-    pixels = pixel.shape[0]
     infinite = jnp.full(pixels, jnp.inf, pixel.dtype)
-    blocks = jnp.arange(len(level.index), dtype=jnp.int32)
-    start = (infinite, jnp.full(pixels, -1, jnp.int32), infinite)
-    (_, kept, squared), _ = jax.lax.scan(turn, start, (blocks, level.index, level.form))
-    return part | {
-        "model": jnp.where(part["done"], part["model"], kept),
-        "squared": jnp.where(part["done"], part["squared"], squared),
-        "tried": jnp.where(part["done"], part["tried"], part["tried"] + level.count),
-        "done": jnp.ones_like(part["done"]),
-    }
+    start = infinite, jnp.zeros(pixels, jnp.int32), infinite
+    _, model, squared = jax.lax.fori_loop(bounds[0] * BLOCK, bounds[1] * BLOCK, turn, start)
+    new = {"model": model, "squared": squared, "tried": 2 * part["tried"]}
+    kept = {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}
+    return part | kept | {"done": jnp.ones_like(part["done"])}
 
 
-def _choose(problem: PreparedMesma, squared: list[Array], seen: Seen) -> Int[Array, "pixel"]:
+def _choose(problem: PreparedMesma, squared: Float[Array, "level pixel"], seen: Seen) -> Int[Array, "pixel"]:
     """Which level wins; -1 where none has a model that passes."""
     bands, dtype = seen.pixel.shape[1], seen.s.dtype
     rounding = (4 * jnp.finfo(dtype).eps) ** 2 * (seen.s**2 + seen.rest)  # nothing is fitted better than that
     chosen, best = jnp.full(seen.s.shape, -1, jnp.int32), jnp.full_like(seen.s, jnp.inf)
-    for number, (level, value) in enumerate(zip(problem.levels, squared, strict=True)):
+    for number, (size, value) in enumerate(zip(problem.sizes, squared, strict=True)):
         if problem.criterion == "fusion":
             cost = jnp.sqrt(value / bands)
             better = (cost + problem.limits.fusion <= best) & (cost < best)
         else:
             cost = jnp.maximum(value, rounding)
             misfit = bands * jnp.log(cost / bands) if problem.noise is None else cost / problem.noise**2
-            cost = misfit + level.size * jnp.log(jnp.asarray(bands, dtype))
+            cost = misfit + size * jnp.log(jnp.asarray(bands, dtype))
             better = cost < best
         better = better & jnp.isfinite(value)
         chosen, best = jnp.where(better, number, chosen), jnp.where(better, cost, best)
