@@ -103,6 +103,10 @@ def winner(best, bands, limits, criterion, noise):
     return chosen
 
 
+def prepared(*library, criterion="fusion", **options):
+    return prepare_mesma(*library, criterion=criterion, **options)
+
+
 @eqx.filter_jit
 def batch(problem, pixels):
     return jax.vmap(lambda pixel: mesma(pixel, problem))(pixels)
@@ -158,7 +162,7 @@ def test_an_exhaustive_search_takes_the_same_models(name):
     limits = LIMITS[name]
     pixels = MIXED if name == "all narrow" else MIXED[::3]
     answers = brute(pixels, LIBRARY, CLASSES, (2, 3, 4), limits)
-    solution = solve(prepare_mesma(LIBRARY, CLASSES, levels=(2, 3, 4), limits=limits), pixels)
+    solution = solve(prepared(LIBRARY, CLASSES, levels=(2, 3, 4), limits=limits), pixels)
     compare(solution, answers)
     if name == "all narrow":  # the residual is what sends pixels through a level again, and each level wins somewhere
         again = brute(pixels, LIBRARY, CLASSES, (2, 3, 4), replace(limits, residual=None))
@@ -173,7 +177,7 @@ def test_an_exhaustive_search_takes_the_same_models(name):
 def test_a_criterion_may_count_parameters(noise):
     limits = Limits(rmse=0.05)
     answers = brute(MIXED, LIBRARY, CLASSES, (2, 3, 4), limits, criterion="bic", noise=noise)
-    problem = prepare_mesma(LIBRARY, CLASSES, levels=(4, 2, 3), limits=limits, criterion="bic", noise=noise)
+    problem = prepared(LIBRARY, CLASSES, levels=(4, 2, 3), limits=limits, criterion="bic", noise=noise)
     compare(solve(problem, MIXED), answers)
     assert len({level for level, _ in answers}) > 2
 
@@ -184,7 +188,7 @@ def test_where_a_model_is_true_it_is_found_and_its_fractions_are_covered(criteri
     draw = np.random.default_rng(9)
     shares = 0.2 + 0.1 * draw.uniform(size=(PIXELS, 2))
     pixels = shares @ LIBRARY[[1, 10]] + 0.001 * draw.normal(size=(PIXELS, BANDS))
-    solution = solve(prepare_mesma(LIBRARY, CLASSES, levels=(2, 3, 4), criterion=criterion, noise=noise), pixels)
+    solution = solve(prepared(LIBRARY, CLASSES, levels=(2, 3, 4), criterion=criterion, noise=noise), pixels)
     right = (solution.fitted.members == [1, 10, -1]).all(1)
     assert right.mean() > 0.8
     spread = np.sqrt(np.diagonal(solution.covariance, axis1=1, axis2=2))[right]
@@ -203,15 +207,15 @@ def test_shade_may_have_a_spectrum_and_bands_may_not_count():
     pixels, library = MIXED.copy(), LIBRARY.copy()
     pixels[:, ~good], library[:, ~good] = 1e9, np.nan
     held = SpectralLibrary(library, classes=CLASSES, good_bands=good)
-    compare(solve(prepare_mesma(held, shade=shade, limits=limits), pixels), answers)
+    compare(solve(prepared(held, shade=shade, limits=limits), pixels), answers)
 
 
 @in_float64
 def test_covariance_is_that_of_least_squares():
     loose = Limits(fusion=10.0)  # then either criterion takes the same models, of the lowest level that has one
     options = {"levels": (2, 3, 4), "limits": loose}
-    estimated = solve(prepare_mesma(LIBRARY, CLASSES, **options), MIXED)
-    known = solve(prepare_mesma(LIBRARY, CLASSES, criterion="bic", noise=1e3, **options), MIXED)
+    estimated = solve(prepared(LIBRARY, CLASSES, **options), MIXED)
+    known = solve(prepared(LIBRARY, CLASSES, criterion="bic", noise=1e3, **options), MIXED)
     names = list(dict.fromkeys(CLASSES))
     assert np.array_equal(known.fitted.model, estimated.fitted.model)
     for n in np.flatnonzero(known.converged)[:40]:
@@ -228,8 +232,8 @@ def test_covariance_is_that_of_least_squares():
 def test_float32_takes_models_as_good_as_float64():
     """The same models but for a few that are equal to rounding, and fractions to its precision."""
     with jax.enable_x64(True):
-        exact = solve(prepare_mesma(LIBRARY, CLASSES, levels=(2, 3, 4), limits=NARROW), MIXED)
-    problem = prepare_mesma(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=NARROW)
+        exact = solve(prepared(LIBRARY, CLASSES, levels=(2, 3, 4), limits=NARROW), MIXED)
+    problem = prepared(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=NARROW)
     solution = solve(problem, MIXED.astype("f4"))
     assert solution.abundances.dtype == solution.covariance.dtype == np.float32
     same = (solution.fitted.members == exact.fitted.members).all(1)
@@ -245,7 +249,7 @@ def test_close_fits_are_told_apart_in_float32():
     truth = np.array([[i, 5 + i % 4] for i in range(5)])
     pixels = np.stack([0.3 * LIBRARY[i] + 0.4 * LIBRARY[j] for i, j in truth])
     pixels = pixels + 1e-5 * np.random.default_rng(2).normal(size=pixels.shape)
-    problem = prepare_mesma(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=NARROW)
+    problem = prepared(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=NARROW)
     solution = solve(problem, pixels.astype("f4"))
     assert np.array_equal(solution.fitted.members, np.pad(truth, ((0, 0), (0, 1)), constant_values=-1))
     np.testing.assert_allclose(solution.residual, 1e-5, rtol=0.4)
@@ -253,7 +257,7 @@ def test_close_fits_are_told_apart_in_float32():
 
 @in_float64
 def test_one_at_a_time_and_the_driver_equal_the_batch():
-    problem = prepare_mesma(LIBRARY, CLASSES, levels=(2, 3, 4), limits=NARROW)
+    problem = prepared(LIBRARY, CLASSES, levels=(2, 3, 4), limits=NARROW)
     many = solve(problem, MIXED)
 
     def same(answer, rows):
@@ -267,7 +271,7 @@ def test_one_at_a_time_and_the_driver_equal_the_batch():
 
 @in_float64
 def test_eager_and_nested_vmap_equal_the_batch():
-    problem = prepare_mesma(LIBRARY, CLASSES, levels=(2,), limits=NARROW)
+    problem = prepared(LIBRARY, CLASSES, levels=(2,), limits=NARROW)
     many = solve(problem, MIXED)
     single = mesma(jnp.asarray(MIXED[40]), problem)
     jax.tree.map(lambda a, b: assert_close(a, b[40], scale=1e-3), single, many)
@@ -283,7 +287,7 @@ def test_limits_and_noise_may_be_swept():
     limits = replace(OFF, fusion=fusion)
 
     def swept(fusion):
-        return mesma(pixel, prepare_mesma(LIBRARY, CLASSES, levels=(2, 3), limits=replace(limits, fusion=fusion)))
+        return mesma(pixel, prepared(LIBRARY, CLASSES, levels=(2, 3), limits=replace(limits, fusion=fusion)))
 
     levels = jax.jit(jax.vmap(swept))(fusion).fitted.level
     expected = [brute(MIXED[40:41], LIBRARY, CLASSES, (2, 3), replace(OFF, fusion=float(f)))[0][0] for f in fusion]
@@ -293,7 +297,7 @@ def test_limits_and_noise_may_be_swept():
 
 @in_float64
 def test_derivatives_are_those_of_the_model_that_won():
-    problem = prepare_mesma(LIBRARY, CLASSES, levels=(2, 3, 4))
+    problem = prepared(LIBRARY, CLASSES, levels=(2, 3, 4))
     direction = np.random.default_rng(1).normal(size=BANDS) * 1e-6
     here, ahead, behind = MIXED[40], MIXED[40] + direction, MIXED[40] - direction
     solution = solve(problem, np.stack([here, ahead, behind]))
@@ -316,7 +320,7 @@ def test_derivatives_are_those_of_the_model_that_won():
 def test_dependent_models_are_left_out():
     """A spectrum in two classes: models with both are not determined."""
     library, classes = np.vstack([LIBRARY, 2 * LIBRARY[:1]]), (*CLASSES, "dust")
-    problem = prepare_mesma(library, classes, levels=(2, 3))
+    problem = prepared(library, classes, levels=(2, 3))
     pairs = [m for m in itertools.combinations(range(15), 2) if classes[m[0]] != classes[m[1]]]
     assert problem.count == 15 + len(pairs) - 1
     assert [0, 14] not in np.asarray(problem.members).tolist()
@@ -333,17 +337,17 @@ def test_more_spectra_than_pixels_or_bands():
     library, pixels = LIBRARY[:, few], MIXED[:5][:, few]
     for limits in (replace(OFF, residual=0.02, bands=1), replace(OFF, residual=0.0, bands=4)):
         answers = brute(pixels, library, CLASSES, (2,), limits)
-        compare(solve(prepare_mesma(library, CLASSES, levels=(2,), limits=limits), pixels), answers)
+        compare(solve(prepared(library, CLASSES, levels=(2,), limits=limits), pixels), answers)
     with pytest.raises(ValueError, match="models of 4 spectra are not determined by 3 bands"):
-        prepare_mesma(library, CLASSES, levels=(5,))
+        prepared(library, CLASSES, levels=(5,))
     with pytest.raises(ValueError, match="no model of level 3 is determined"):
-        prepare_mesma(np.outer([1.0, 2.0], X), ["a", "b"], levels=(3,))
+        prepared(np.outer([1.0, 2.0], X), ["a", "b"], levels=(3,))
 
 
 @pytest.mark.parametrize("limits", [NARROW, replace(OFF, bands=3)], ids=["narrow", "off"])
 def test_pixels_that_are_no_spectra(limits):
     pixels = MIXED[:PIXELS].astype("f4")
-    problem = prepare_mesma(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=limits)
+    problem = prepared(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=limits)
     clean = solve(problem, pixels)
     broken = pixels.copy()
     broken[0, 3], broken[1], broken[2], broken[3, 5] = np.nan, np.nan, 0.0, np.inf
@@ -357,7 +361,7 @@ def test_pixels_that_are_no_spectra(limits):
 
 
 def test_members_are_those_of_the_library_and_models_are_numbered():
-    problem = prepare_mesma(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=replace(NARROW, fusion=0.01))
+    problem = prepared(LIBRARY.astype("f4"), CLASSES, levels=(2, 3, 4), limits=replace(NARROW, fusion=0.01))
     solution = solve(problem, MIXED.astype("f4"))
     won = solution.converged
     np.testing.assert_array_equal(np.asarray(problem.members)[solution.fitted.model[won]], solution.fitted.members[won])
@@ -377,7 +381,7 @@ def test_real_spectra_are_found_with_others_of_their_class(shared_data):
     pixels = sum(shares[:, i : i + 1] * spectra[draw.choice(chosen[i][7:], PIXELS)] for i in range(3))
     pixels = (pixels + 0.001 * draw.normal(size=pixels.shape)).astype("f4")
     library, classes = spectra[np.concatenate(held)], np.repeat(["grass", "roof", "dirt"], 7).tolist()
-    solution = solve(prepare_mesma(library, classes, levels=(4,)), pixels)
+    solution = solve(prepared(library, classes, levels=(4,)), pixels)
     assert solution.converged.mean() > 0.6
     mean = np.linalg.lstsq(np.stack([spectra[h].mean(0) for h in held]).T, pixels.T, rcond=None)[0].T
     won = solution.converged
@@ -406,7 +410,7 @@ WRONG = {
     "limits": (lambda: prepare_mesma(LIBRARY, CLASSES, limits=Limits(shade=(0.8, 0.1))), "least and the greatest"),
     "RMSE": (lambda: prepare_mesma(LIBRARY, CLASSES, limits=Limits(rmse=-1.0)), "rmse must not be negative"),
     "run": (lambda: prepare_mesma(LIBRARY, CLASSES, limits=Limits(bands=0)), "at least one band"),
-    "criterion": (lambda: prepare_mesma(LIBRARY, CLASSES, criterion="aic"), "fusion, bic, got 'aic'"),
+    "criterion": (lambda: prepare_mesma(LIBRARY, CLASSES, criterion="aic"), "bic, fusion, got 'aic'"),
     "noise": (lambda: prepare_mesma(LIBRARY, CLASSES, noise=0.0), "above zero"),
     "noise of bands": (lambda: prepare_mesma(LIBRARY, CLASSES, noise=X), "one number for all bands"),
     "traced": (lambda: jax.jit(lambda e: prepare_mesma(e, CLASSES).along)(LIBRARY), "outside of jit"),

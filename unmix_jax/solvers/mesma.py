@@ -1,8 +1,8 @@
 """Multiple endmember spectral mixture analysis: in each pixel the best of many small models of a large library.
 
 Materials vary, so a library has many spectra of each, and a pixel few materials. ``mesma`` tries every model of a few
-spectra of different classes and shade, keeps those within limits, and takes the one of least RMSE; of levels of
-complexity, the simplest that is not much worse. The search is exhaustive, so its choice is exact.
+spectra of different classes and shade, keeps those within limits, and takes the one of least RMSE of each level of
+complexity, and of levels what a criterion says. The search is exhaustive, so its choice is exact.
 """
 
 import functools
