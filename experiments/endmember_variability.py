@@ -2,21 +2,21 @@
 
     python experiments/endmember_variability.py
 
-Twenty minutes on one core. Four bundles of real spectra: field spectra of five materials (MUUFL: asphalt, bark, live oak
-leaves, sand in the sun, sidewalk; 375 to 974 nm every 5 nm), and pure pixels of Urban (6), Samson (3) and Houston (5).
-Each class is split in halves at random, five times: methods get one half and the standard deviation of the noise, pixels
-are mixtures of two to four materials (Dirichlet(1)), each one spectrum of the other half, at 40 dB. No method is tuned:
+Twenty minutes on one core. Four bundles of real spectra: field spectra of five materials (MUUFL: asphalt, bark, live
+oak leaves, sand in the sun, sidewalk; 375 to 974 nm every 5 nm), and pure pixels of Urban (6), Samson (3), Houston (5).
+Each class is split in halves at random, five times: methods get one half and the standard deviation of the noise,
+pixels are mixtures of two to four materials (Dirichlet(1)), each one spectrum of the other half, at 40 dB. Not tuned:
 
 - `fcls`: fully constrained least squares on class means; `constant`: equal shares of all materials;
-- `bundles`: over all spectra, summed by class (`bundle_fcls`); `group`: with its group penalty, the noise times √(2 log m);
+- `bundles`: over all spectra, summed by class (`bundle_fcls`); `group`: with its group penalty, noise × √(2 log m);
 - `mesma`: three spectra of each class (farthest first from the mean), all levels, published limits, BIC; shade is taken
   out, a pixel that no model passes counts as equal shares;
 - `ncm`, `ncm_likelihood`: normal compositional model, by weighted least squares and by likelihood; `bcm`: beta;
-- `elmm`: one scale for each material, whose prior is the spread of brightness in its bundle; `scls`: one for the pixel.
+- `elmm`: one scale per material, whose prior is the spread of brightness in its bundle; `scls`: one for the pixel.
 
-`<method>_rmse_<bundle>` over pixels, materials and splits, `<method>_rmse` their mean over the bundles, `_std` its standard
-deviation over the splits; `best_over_fcls`: the best of them over `fcls`. `ncm_coverage_1sigma`, `_2sigma`: share of
-abundances above zero within the standard deviations reported.
+`<method>_rmse_<bundle>` over pixels, materials and splits, `<method>_rmse` their mean over the bundles, `_std` its
+standard deviation over the splits; `best_over_fcls`: the best of them over `fcls`. `ncm_coverage_1sigma`, `_2sigma`:
+share of abundances above zero within the standard deviations reported.
 
 Wanted: `best_over_fcls` at most 0.8 (aim 0.6).
 """

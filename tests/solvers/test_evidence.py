@@ -19,7 +19,7 @@ BANDS = 30
 X = np.linspace(0, 1, BANDS)
 ENDMEMBERS = np.stack([0.1 + 0.6 * X, 0.7 - 0.4 * X + 0.1 * np.sin(9 * X)])
 NOISE = 0.01
-PRECISE = np.linspace(0, 1, 4001)
+SHARES = 0.5 + 0.5 * np.sin(np.linspace(-np.pi / 2, np.pi / 2, 40_001))  # dense at both ends
 
 
 def bent(noise=NOISE):
@@ -62,10 +62,10 @@ def test_evidence_of_linear_mixtures_is_the_integral():
     pixels = mixtures(np.array([0.5, 0.03, 0.0, 1.0, 0.98, -0.05, 1.2]))
     found, _ = batch(straight(), pixels)
     for told, pixel in zip(np.asarray(found), pixels, strict=True):
-        grid = np.linspace(0, 1, 200_001)
-        rendered = likely(np.stack([PRECISE, 1 - PRECISE], 1) @ ENDMEMBERS, pixel)
-        fine = np.interp(grid, PRECISE, rendered)
-        np.testing.assert_allclose(told, integral(fine[1:], 1 / 200_000), atol=2e-3)
+        logarithms = likely(np.stack([SHARES, 1 - SHARES], 1) @ ENDMEMBERS, pixel)
+        weights = np.gradient(SHARES)
+        weights[[0, -1]] /= 2
+        np.testing.assert_allclose(told, integral(logarithms + np.log(weights), 1), atol=1e-3)
 
 
 @in_float64
@@ -95,9 +95,9 @@ def test_the_simpler_model_wins_where_both_fit_and_the_other_where_it_must():
     assert np.mean(curved.fitted.model == 1) > 0.95
     np.testing.assert_allclose(np.sum(plain.fitted.probability, 1), 1)
     # the solution is that of the winner
-    each = [unmix(unmixer, mixtures(shares, b=0.25), tile=200).abundances for unmixer in candidates.values()]
-    picked = np.stack(each)[np.asarray(curved.fitted.model), np.arange(200)]
-    np.testing.assert_allclose(curved.abundances, picked, atol=1e-12)
+    alone = batch(straight(), mixtures(shares))[1].abundances
+    won = np.asarray(plain.fitted.model) == 0
+    np.testing.assert_allclose(np.asarray(plain.abundances)[won], np.asarray(alone)[won], atol=1e-12)
     # probabilities mean what they say: where the linear model is given p, it is right in p of all cases
     both = np.concatenate([plain.fitted.probability[:, 0], 1 - curved.fitted.probability[:, 0]])
     right = np.concatenate([plain.fitted.model == 0, curved.fitted.model == 1])
@@ -110,27 +110,23 @@ def test_bic_counts_parameters_of_any_unmixer():
     candidates = {
         "two": eqx.Partial(fcls, endmembers=prepare(ENDMEMBERS)),
         "linear": eqx.Partial(invert, endmembers=straight()),
-        "ppnm": eqx.Partial(invert, endmembers=bent()),
     }
     found = unmix(choose(candidates, noise=NOISE, criterion="bic"), pixels, tile=20)
-    solution = unmix(candidates["ppnm"], pixels, tile=20)
-    wanted = -0.5 * BANDS * (solution.residual**2 / NOISE**2 + np.log(2 * np.pi * NOISE**2)) - np.log(BANDS)
-    np.testing.assert_allclose(found.fitted.log_evidence[:, 2], wanted)
-    np.testing.assert_allclose(found.fitted.log_evidence[:, 0], found.fitted.log_evidence[:, 1], atol=1e-6)
-    # by evidence, one that is no inversion is weighed by BIC beside those that are
-    mixed = unmix(choose(candidates, noise=NOISE), pixels, tile=20)
-    np.testing.assert_allclose(mixed.fitted.log_evidence[:, 0], found.fitted.log_evidence[:, 0])
+    residual = unmix(candidates["two"], pixels, tile=20).residual
+    wanted = -0.5 * BANDS * (residual**2 / NOISE**2 + np.log(2 * np.pi * NOISE**2)) - 0.5 * np.log(BANDS)
+    np.testing.assert_allclose(found.fitted.log_evidence, np.stack([wanted, wanted], 1))
 
 
 @in_float64
 def test_noise_may_be_unknown_to_all():
-    pixels = mixtures(np.linspace(0.1, 0.9, 20), b=0.25)
+    pixels = mixtures(np.linspace(0.1, 0.9, 20))
+    other = ENDMEMBERS + 0.1 * np.sin(5 * X)
     candidates = {
-        "linear": eqx.Partial(invert, endmembers=straight(None)),
-        "ppnm": eqx.Partial(invert, endmembers=bent(None)),
+        "others": eqx.Partial(invert, endmembers=prepare_inversion(other, Linear())),
+        "these": eqx.Partial(invert, endmembers=straight(None)),
     }
     found = unmix(choose(candidates), pixels, tile=20)
-    assert np.mean(found.fitted.model == 1) > 0.9
+    assert np.all(found.fitted.model == 1)
 
 
 @in_float64
@@ -138,7 +134,8 @@ def test_a_pixel_without_data_has_no_model_that_is_likely():
     pixels = mixtures(np.full(4, 0.5))
     pixels[1] = np.nan
     found = unmix(choose({"linear": eqx.Partial(invert, endmembers=straight())}, noise=NOISE), pixels, tile=4)
-    assert np.isnan(found.abundances[1]).all() and not found.converged[1]
+    assert np.isnan(found.abundances[1]).all()
+    assert not found.converged[1]
     assert np.isfinite(np.delete(found.fitted.log_evidence, 1, 0)).all()
 
 

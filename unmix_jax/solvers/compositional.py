@@ -105,7 +105,7 @@ def bcm_neighbours(
     neighbours: Float[Any, "neighbour band"],
     endmembers: PreparedCompositional,
     *,
-    match_spread: bool | Bool[Any, ""] = True,
+    match_spread: bool = True,
     linear_spread: bool | Bool[Any, ""] = False,
 ) -> Solution:
     """Abundances that neighbouring pixels share, by the moments of their Beta distributions: the published estimators.
@@ -135,18 +135,10 @@ def bcm_neighbours(
         raise ValueError(f"neighbours are [neighbour, band], two or more, got shape {np.shape(neighbours)}")
     neighbours = jax.vmap(lambda one: _pixel(one, endmembers))(jnp.asarray(neighbours))
     mean, spread = jnp.mean(neighbours, 0), jnp.var(neighbours, 0, ddof=1)
+    if not match_spread:
+        return fcls(mean, endmembers.library)
     endmembers = eqx.tree_at(lambda p: p.view.linear, endmembers, jnp.asarray(linear_spread))
-    plain, both = (
-        fcls(mean, endmembers.library),
-        _solved(_descended, mean, endmembers, mean, spread, float(len(neighbours))),
-    )
-    if isinstance(match_spread, bool):
-        return both if match_spread else plain
-    return jax.tree.map(lambda x, y: jnp.where(match_spread, x, y), both, eqx.tree_at(_extras, plain, _extras(both)))
-
-
-def _extras(solution: Solution) -> Any:
-    return solution.covariance, solution.fitted
+    return _solved(_descended, mean, endmembers, mean, spread, float(len(neighbours)))
 
 
 def spectral_neighbours(pixels: Float[Any, "pixel band"], count: int) -> Int[Array, "pixel count"]:

@@ -80,6 +80,8 @@ def prepare_ncm(
     # modes first, in the order of their variance: a covariance that is graded loses nothing by rounding
     basis = _span(bent.reshape(-1, bands))
     basis = np.concatenate([basis, _span(white - center - (white - center) @ basis.T @ basis)])
+    if not len(basis):  # one endmember without modes: any direction serves
+        basis = np.eye(bands)[[np.flatnonzero(good)[0]]]
     dtype = _dtype(endmembers.mean)
     view = Reduced(
         projector=jnp.asarray((basis * root).T, dtype),

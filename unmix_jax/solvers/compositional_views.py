@@ -8,9 +8,6 @@ Each is a function of the mean ``aM`` of a pixel and of its covariance ``N + Σ_
 - `Moments`: band by band, through any function of mean and variance.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -107,7 +104,8 @@ class Reduced(eqx.Module):
         return self.floor + jnp.min(self.rest) / len(self.rest)
 
     def _covariance(self, abundances: Array, even: Array) -> Array:
-        scaled = (self.modes * abundances[:, None, None]).reshape(-1, self.modes.shape[2])
+        count, modes, rank = self.modes.shape
+        scaled = (self.modes * abundances[:, None, None]).reshape(count * modes, rank)
         return matmul(scaled.T, scaled) + even * jnp.eye(self.modes.shape[2], dtype=even.dtype)
 
     def _evaluated(self, unknown: Array, seen: dict[str, Array]) -> tuple[Model, Array, Array]:
@@ -124,7 +122,9 @@ class Reduced(eqx.Module):
         """
         count, modes, rank = self.modes.shape
         even = self.floor + jnp.sum(self.rest * a**2)
-        rows = jnp.concatenate([self.mean, z[None], self.modes.reshape(-1, rank), jnp.eye(rank, dtype=a.dtype)])
+        rows = jnp.concatenate(
+            [self.mean, z[None], self.modes.reshape(count * modes, rank), jnp.eye(rank, dtype=a.dtype)]
+        )
         white, factor = whiten(self._covariance(a, even), rows)
         mean, pixel = white[:count], white[count]
         bent, inverse_root = white[count + 1 : count + 1 + count * modes], white[count + 1 + count * modes :]
@@ -193,25 +193,18 @@ class Moments(eqx.Module):
     def model(self, unknown: Array, seen: dict[str, Array]) -> Model:
         """Value, gradient and information at unknowns [unknown, pixel]."""
         mean, variance = self._moments(unknown)
-        value, by_mean, by_variance, *weights = jax.lax.optimization_barrier(self._energies(mean, variance, seen))
+        parts = jax.lax.optimization_barrier(self._energies(mean, variance, seen)[:5])
+        value, by_mean, by_variance, *weights = parts
         gradient = matmul(self.mean, by_mean) + self._slope(unknown) * matmul(self.variance, by_variance)
         return Model(jnp.sum(value, 0), gradient, self._assembled(unknown, weights[0], None, weights[1]))
 
     def bend(self, unknown: Array, seen: dict[str, Array]) -> Array:
         """What the curvature has besides the information, [unknown, unknown, pixel]."""
-        count = len(unknown)
         mean, variance = self._moments(unknown)
-
-        def slopes(mean: Array, variance: Array) -> tuple[Array, ...]:
-            return self._energies(mean, variance, seen)[1:3]
-
-        one, none = jnp.ones_like(mean), jnp.zeros_like(mean)
-        energies = self._energies(mean, variance, seen)
-        by_mean, mixed = jax.jvp(slopes, (mean, variance), (one, none))[1]
-        by_variance = jax.jvp(slopes, (mean, variance), (none, one))[1][1]
-        exact = jax.lax.optimization_barrier((by_mean - energies[3], mixed, by_variance - energies[4]))
-        steep = jnp.where(self.linear, 0.0, 2 * matmul(self.variance, energies[2]))
-        return self._assembled(unknown, *exact) + jnp.eye(count, dtype=steep.dtype)[:, :, None] * steep
+        _, _, by_variance, *weights, flat, mixed, bent = self._energies(mean, variance, seen)
+        parts = jax.lax.optimization_barrier((flat - weights[0], mixed, bent - weights[1]))
+        steep = jnp.where(self.linear, 0.0, 2 * matmul(self.variance, by_variance))
+        return self._assembled(unknown, *parts) + jnp.eye(len(unknown), dtype=steep.dtype)[:, :, None] * steep
 
     def _slope(self, unknown: Array) -> Array:
         """Derivative of the weight of each spread in the abundance."""
@@ -252,50 +245,78 @@ class Moments(eqx.Module):
         return matmul(self.mean.T, unknown), matmul(self.variance.T, shares) + self.noise[:, None]
 
     def _energies(self, mean: Array, variance: Array, seen: dict[str, Array]) -> tuple[Array, ...]:
-        """Of each band [band, pixel]: energy, its derivatives in mean and variance, and the information on both."""
-        neighbours = seen["neighbours"]
+        """Of each band [band, pixel]: energy, its slopes in mean and variance, the information on both, its curvature.
 
-        def likelihood(mean: Array, variance: Array) -> Array:
-            return beta_energy(seen["level"], mean, variance) - 0.5 * jnp.log(2 * jnp.pi * self._lowest())
-
+        The curvature has three parts: of the mean, of both, of the variance.
+        """
+        level, neighbours = seen["level"], seen["neighbours"]
         safe = jnp.clip(mean, 1e-6, 1 - 1e-6)
         narrow = jnp.minimum(variance, 0.5 * safe * (1 - safe))
-        value, by_mean, by_variance = _derivatives(likelihood, safe, narrow)
-        alone = (value, by_mean, by_variance, 1 / narrow, 0.5 / narrow**2)
+        value, by_mean, by_variance, *curved = beta_energy(level, safe, narrow)
+        value = value - 0.5 * jnp.log(2 * jnp.pi * self._lowest())
+        alone = (value, by_mean, by_variance, 1 / narrow, 0.5 / narrow**2, *curved)
 
         told = jnp.maximum(seen["spread"], 1e-3 * self._lowest())
-        level_weight, spread_weight = neighbours / told, (neighbours - 1) / (2 * told**2)
-        away, wider = mean - seen["level"], variance - seen["spread"]
-        energy = 0.5 * (level_weight * away**2 + spread_weight * wider**2)
-        matched = (energy, level_weight * away, spread_weight * wider, level_weight, spread_weight)
+        flat, bent = neighbours / told, (neighbours - 1) / (2 * told**2)
+        away, wider = mean - level, variance - seen["spread"]
+        energy = 0.5 * (flat * away**2 + bent * wider**2)
+        matched = (energy, flat * away, bent * wider, flat, bent, flat, jnp.zeros_like(flat), bent)
         good = self.good[:, None]
         return tuple(jnp.where(good, jnp.where(neighbours > 0, y, x), 0.0) for x, y in zip(alone, matched, strict=True))
 
 
 def beta_energy(
     level: Float[Array, "*shape"], mean: Float[Array, "*shape"], variance: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """Negative logarithm of the density of the Beta distribution with this mean and variance.
+) -> tuple[Float[Array, "*shape"], ...]:
+    """Negative logarithm of the density of the Beta distribution with this mean and variance, and its derivatives.
 
-    With t = α + β and Stirling's formula, ``t d(μ, y) + log y(1 − y) + ½ log(2π / tμ(1 − μ)) + r(α) + r(β) − r(t)``,
-    where d is the divergence of two shares: differences of large logarithms of the Gamma function do not occur.
+    With t = α + β and Stirling's formula ``t d(μ, y) + ½ log(2π / tμ(1 − μ)) + r(α) + r(β) − r(t) + log y(1 − y)``, where
+    d is the divergence of two shares: differences of large logarithms of the Gamma function do not occur.
+
+    Returns:
+        Value; first derivatives in mean and variance; second ones in the mean, in both, in the variance.
     """
-    total = mean * (1 - mean) / variance - 1
+    other = 1 - mean
+    total = mean * other / variance - 1
     away = level - mean
-    divergence = -mean * jnp.log1p(away / mean) - (1 - mean) * jnp.log1p(-away / (1 - mean))
-    width = 0.5 * jnp.log(2 * jnp.pi / (total * mean * (1 - mean))) + jnp.log(level) + jnp.log1p(-level)
-    rest = _beyond_stirling(mean * total) + _beyond_stirling((1 - mean) * total) - _beyond_stirling(total)
-    return total * divergence + width + rest
+    up, down = jnp.log1p(away / mean), jnp.log1p(-away / other)
+    divergence, tilt = -mean * up - other * down, down - up
+    (r_a, r_a1, r_a2), (r_b, r_b1, r_b2), (r_t, r_t1, r_t2) = map(
+        _beyond_stirling, (mean * total, other * total, total)
+    )
+    value = total * divergence + 0.5 * jnp.log(2 * jnp.pi / (total * mean * other)) + r_a + r_b - r_t
+    value = value + jnp.log(level) + jnp.log1p(-level)
+
+    # in mean and total ...
+    by_total = divergence - 0.5 / total + mean * r_a1 + other * r_b1 - r_t1
+    by_mean = total * (tilt + r_a1 - r_b1) - 0.5 * (1 / mean - 1 / other)
+    twice_total = 0.5 / total**2 + mean**2 * r_a2 + other**2 * r_b2 - r_t2
+    twice_mean = total / (mean * other) + 0.5 * (1 / mean**2 + 1 / other**2) + total**2 * (r_a2 + r_b2)
+    mixed = tilt + r_a1 - r_b1 + total * (mean * r_a2 - other * r_b2)
+    # ... and from there in mean and variance
+    along, across = (1 - 2 * mean) / variance, -(total + 1) / variance
+    return (
+        value,
+        by_mean + by_total * along,
+        by_total * across,
+        twice_mean + 2 * mixed * along + twice_total * along**2 - 2 * by_total / variance,
+        (mixed + twice_total * along) * across - by_total * along / variance,
+        twice_total * across**2 - 2 * by_total * across / variance,
+    )
 
 
-def _beyond_stirling(x: Array) -> Array:
-    """R of ``log Γ(x) = (x − ½) log x − x + ½ log 2π + r(x)``, by its series from x + 6 on."""
-    steps = sum((x + (k + 0.5)) * jnp.log1p(1 / (x + k)) - 1 for k in range(6))
-    far = 1 / (x + 6)
-    return steps + far / 12 - far**3 / 360 + far**5 / 1260
-
-
-def _derivatives(function: Callable[..., Array], mean: Array, variance: Array) -> tuple[Array, Array, Array]:
-    """Value of an elementwise function, and its derivatives in both arguments."""
-    value, pull = jax.vjp(function, mean, variance)
-    return value, *pull(jnp.ones_like(value))
+def _beyond_stirling(x: Array) -> tuple[Array, Array, Array]:
+    """R of ``log Γ(x) = (x − ½) log x − x + ½ log 2π + r(x)``, by its series from x + 4 on, and two derivatives."""
+    far = x + 4
+    part = 1 / far
+    square = part * part
+    value = part * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))
+    first = -square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240)))
+    second = part * square * (1 / 6 - square * (1 / 30 - square * (1 / 42 - square / 30)))
+    for k in range(4):
+        here, following = x + k, x + (k + 1)
+        step, middle = jnp.log1p(1 / here), here + 0.5
+        value = value + middle * step - 1
+        first = first + step - middle / (here * following)
+        second = second + 0.5 / (here * following) ** 2
+    return value, first, second

@@ -129,7 +129,7 @@ def choose(
         problem = _problem(unmixer)
         known = noise is not None if problem is None else problem.known_noise
         if known != (noise is not None):
-            told = ("knows no noise", "others know none")[known]
+            told = "knows its noise, and choose does not" if known else "knows no noise, and choose does"
             raise ValueError(
                 f"{name} {told}: give noise to choose and to every prepare_inversion, or to none; a likelihood with "
                 "known noise cannot be compared with one whose noise is estimated"
