@@ -270,8 +270,8 @@ def beta_energy(
 ) -> tuple[Float[Array, "*shape"], ...]:
     """Negative logarithm of the density of the Beta distribution with this mean and variance, and its derivatives.
 
-    With t = α + β and Stirling's formula ``t d(μ, y) + ½ log(2π / tμ(1 − μ)) + r(α) + r(β) − r(t) + log y(1 − y)``, where
-    d is the divergence of two shares: differences of large logarithms of the Gamma function do not occur.
+    With t = α + β and Stirling's formula ``t d(μ, y) + ½ log(2π / tμ(1 − μ)) + r(α) + r(β) − r(t) + log y(1 − y)``,
+    where d is the divergence of two shares: differences of large logarithms of the Gamma function do not occur.
 
     Returns:
         Value; first derivatives in mean and variance; second ones in the mean, in both, in the variance.
