@@ -4,7 +4,6 @@ One contract for linear, bilinear, polynomial, multilinear and intimate mixtures
 parameters within their limits; the descent is of second order, and pixels that are done leave the batch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
 from unmix_jax.physics.mixing import Mixing, Nascimento
 from unmix_jax.solvers.active_set import tolerance
+from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.inversion_prepare import PreparedInversion, prepare_inversion
 from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, where_needed
 from unmix_jax.solvers.worklist import State, work_off
@@ -87,7 +87,7 @@ def invert(
     still, count = _still(problem), problem.simplex
     seen = still.view.see(still, jax.lax.stop_gradient(pixel))
     norm = squared_norm(problem.whiten(jax.lax.stop_gradient(pixel)))
-    unknown, gap, steps = _batched(_descended, still, seen, 0.5 * norm)
+    unknown, gap, steps = batched(_descended, still, seen, 0.5 * norm)
 
     used = jnp.asarray(bands if problem.good is None else jnp.sum(problem.good), pixel.dtype)
     free = on_no_bound(unknown[:, None], still.region)[:, 0]
@@ -96,7 +96,7 @@ def invert(
         left = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
         rounding = jnp.finfo(pixel.dtype).eps ** 2 * norm / used  # nothing is known better than that
         variance = jnp.maximum(left / jnp.maximum(used - jnp.sum(free) + 1, 1), rounding)
-    covariance, loose = _batched(_uncertain, still, seen, unknown, variance)
+    covariance, loose = batched(_uncertain, still, seen, unknown, variance)
 
     unknown = _differentiable(pixel, problem, unknown, free & ~loose)
     squared = squared_norm(_error(pixel, problem, unknown))
@@ -135,34 +135,6 @@ def _error(pixel: Array, problem: PreparedInversion, unknown: Array) -> Array:
 def _still(problem: PreparedInversion) -> PreparedInversion:
     """The problem as a constant of differentiation."""
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
-
-
-def _batched(function: Callable[..., Any], problem: PreparedInversion, *own: Any) -> Any:
-    """``function(problem, *own)`` of many pixels at once, for one pixel; ``vmap`` makes one larger batch of them."""
-    arrays, static = eqx.partition(problem, eqx.is_array)
-
-    @jax.custom_batching.custom_vmap
-    def many(arrays: Any, *own: Any) -> Any:
-        # the barriers keep transposes out of the products with the bands, which they would slow down
-        answer = function(eqx.combine(arrays, static), *jax.lax.optimization_barrier(own))
-        return jax.lax.optimization_barrier(answer)
-
-    @many.def_vmap
-    def _(axis_size: int, in_batched: Any, arrays: Any, *own: Any) -> Any:
-        if any(jax.tree.leaves(in_batched[0])):  # every pixel has its own endmembers: nothing to share
-            axes = jax.tree.map(lambda batched: 0 if batched else None, list(in_batched))
-            answer = jax.vmap(lambda arrays, *own: function(eqx.combine(arrays, static), *own), axes)(arrays, *own)
-        else:
-            full = jax.tree.map(
-                lambda x, batched: x if batched else jnp.broadcast_to(x, (axis_size, *x.shape)),
-                own,
-                tuple(in_batched[1:]),
-            )
-            answer = many(arrays, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full))
-            answer = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), answer)
-        return answer, jax.tree.map(lambda _: True, answer)
-
-    return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
 
 
 def _descended(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> tuple[Array, Array, Array]:
