@@ -22,6 +22,8 @@ from unmix_jax.solvers.working_set import Dictionary, dense, solve_on_working_se
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
+SMALL = 1024  # members of a library whose Gram matrix is kept: 8 MiB in float64
+
 __all__ = ["PreparedLibrary", "prepare_sparse", "sparse_fractions", "sunsal"]
 
 
@@ -75,7 +77,11 @@ def prepare_sparse(
         good=None if good is None else jnp.asarray(good),
         plain=whitener is None,
         projector=jnp.asarray(whiten_adjoint(xp, basis, whitener), dtype),
-        dictionary=Dictionary(jnp.asarray(factor, dtype), jnp.asarray(reach, dtype)),
+        dictionary=Dictionary(
+            factor=jnp.asarray(factor, dtype),
+            reach=jnp.asarray(reach, dtype),
+            gram=jnp.asarray(factor.T @ factor, dtype) if len(white) <= SMALL else None,
+        ),
     )
 
 

@@ -29,7 +29,7 @@ PARTS = 4  # of the library, each of which may send one member a round
 SIZES = (16, 36)  # slots, the fewest that are enough
 SLOTS = 80  # most members of a pixel, where the caller does not say
 JITTER = 16  # units in the last place on the diagonal of FᵀF: what it cannot tell anyway
-PATIENCE = 3  # rounds without progress
+PATIENCE = 6  # rounds without progress
 
 Terms = Callable[[State], tuple[Any, Any]]
 
@@ -39,6 +39,7 @@ class Dictionary(eqx.Module):
 
     factor: Float[Any, "latent member"]
     reach: Float[Any, "member"]
+    gram: Float[Any, "member member"] | None  # of small libraries
 
 
 def solve_on_working_sets(
@@ -123,6 +124,28 @@ def _at(values: Any, members: Array) -> Array:
     return jnp.take_along_axis(values, jnp.minimum(members, values.shape[1] - 1), 1)
 
 
+def _mixture(dictionary: Dictionary, members: Array, amounts: Array) -> Array:
+    """``F a``."""
+    if dictionary.gram is not None:
+        return matmul(dense(members, amounts, dictionary.factor.shape[1]), dictionary.factor.T)
+    return matmul(amounts[:, None], _columns(dictionary, members))[:, 0]
+
+
+def _couplings(dictionary: Dictionary, members: Array, others: Array, scale: Array, sum_to_one: bool) -> Array:
+    """FᵀF between the slots and other members, scaled, [pixel, slot, other]; a constant keeps it positive on the simplex."""
+    if dictionary.gram is not None:
+        there = members[..., None], others[:, None]
+        product = dictionary.gram.at[there].get(mode="fill", fill_value=0.0)
+    else:
+        product = matmul(_columns(dictionary, members), _columns(dictionary, others).mT)
+    return product / scale + (1.0 if sum_to_one else 0.0)
+
+
+def _columns(dictionary: Dictionary, members: Array) -> Array:
+    """Columns of F, zero for empty slots, [pixel, slot, latent]."""
+    return dictionary.factor.T.at[members].get(mode="fill", fill_value=0.0)
+
+
 def _times(tensor: Array, vector: Array) -> Array:
     """``tensor @ vector`` of each pixel."""
     return matmul(tensor, vector[..., None])[..., 0]
@@ -141,7 +164,9 @@ def _rounds(
     scale = jnp.max(lengths)
     scale = jnp.where(scale > 0, scale, 1.0)
     norm = jnp.sqrt(jnp.sum(z**2, 1))
-    small = 8 * eps * jnp.sqrt(scale) * (jnp.maximum(norm, jnp.sqrt(scale)) if sum_to_one else norm)
+    # what rounding leaves of a gradient: on the cone it goes with the length of the member
+    small = 8 * eps * (jnp.maximum(norm, jnp.sqrt(scale)) if sum_to_one else norm)[:, None]
+    length = jnp.where(sum_to_one | (lengths <= 0), jnp.sqrt(scale), jnp.sqrt(lengths))
     size = slots + sum_to_one  # of the tableau: the multiplier of the sum is its last unknown
     pixel = jnp.arange(pixels)
 
@@ -156,19 +181,12 @@ def _rounds(
         members = members.at[:, 0].set(jnp.where(fresh, jnp.argmin(half, 1).astype(jnp.int32), members[:, 0]))
         amounts = amounts.at[:, 0].set(jnp.where(fresh, 1.0, amounts[:, 0]))
 
-    def columns_of(members: Array) -> Array:
-        return factor.T.at[members].get(mode="fill", fill_value=0.0)  # [pixel, slot, latent]
-
-    def couplings(columns: Array, ridge: Array, new: Array) -> Array:
-        """FᵀF between slots and new columns, scaled, with the ridge; a constant keeps it positive on the simplex."""
-        return matmul(columns, new.mT) / scale + ridge + (1.0 if sum_to_one else 0.0)
-
     def ridge_of(members: Array) -> Array:
         ridge = jnp.zeros(members.shape, dtype) if ridges is None else _at(ridges, members) / scale
         return jnp.where(members < count, ridge + JITTER * eps, 1.0)
 
-    columns = columns_of(members)
-    matrix = couplings(columns, jnp.eye(slots, dtype=dtype) * ridge_of(members)[:, None], columns)
+    matrix = _couplings(dictionary, members, members, scale, sum_to_one)
+    matrix = matrix + jnp.eye(slots, dtype=dtype) * ridge_of(members)[:, None]
     if sum_to_one:
         edge = jnp.ones((pixels, slots, 1), dtype)
         matrix = jnp.concatenate([matrix, -edge], 2)
@@ -178,8 +196,8 @@ def _rounds(
     amounts = _feasible(jnp.where(inside[:, :slots], amounts, 0.0), sum_to_one)
 
     def one_round(state: State) -> State:
-        members, amounts, inside, columns = (state[k] for k in ("members", "amounts", "inside", "columns"))
-        rest = z - matmul(amounts[:, None], columns)[:, 0]
+        members, amounts, inside = state["members"], state["amounts"], state["inside"]
+        rest = z - _mixture(dictionary, members, amounts)
         gradient = costs - matmul(rest, factor)
         cost, ridge = _at(costs, members), None if ridges is None else _at(ridges, members)
         objective = 0.5 * jnp.sum(rest**2, 1) + jnp.sum(cost * amounts, 1)
@@ -193,8 +211,8 @@ def _rounds(
         outside = gradient.at[pixel[:, None], absent].set(jnp.inf, mode="drop")
         common = slack if sum_to_one else jnp.zeros(pixels, dtype)
 
-        candidates, descent = _candidates(outside - common[:, None], PARTS)
-        wanted = (descent < -small[:, None]) & (descent < 0.1 * descent[:, :1])
+        candidates, descent = _candidates((outside - common[:, None]) / length, PARTS)
+        wanted = (descent < -small) & (descent < 0.1 * descent[:, :1])
         falls = objective < state["objective"] - 4 * eps * norm**2
         closer = excess < 0.7 * state["excess"]
         patience = jnp.where(falls | closer, PATIENCE, state["patience"] - 1)
@@ -202,7 +220,7 @@ def _rounds(
         live = ~state["done"] & ~state["leaves"]
         now = {
             "members": members, "amounts": amounts, "rest": rest, "objective": objective, "excess": excess,
-            "alone": jnp.min(outside, 1) > common + small,
+            "alone": jnp.min((outside - common[:, None]) / length, 1) > small[:, 0],
         }  # fmt: skip
         best = _chosen(live & ~(excess > state["excess"]), now, state["best"])
 
@@ -218,14 +236,12 @@ def _rounds(
         members = jnp.where(active[:, None], members, state["members"])
         slot = jnp.stack([jnp.argmax(new & (rank == k), 1) for k in range(candidates.shape[1])], 1)
         exists = jnp.stack([jnp.any(new & (rank == k), 1) for k in range(candidates.shape[1])], 1)
-        fresh = jnp.where(exists[..., None], columns_of(candidates), 0.0)
-        columns = columns.at[pixel[:, None], jnp.where(exists, slot, slots)].set(fresh, mode="drop")
-        hot = (jnp.arange(size) == slot[..., None]) & exists[..., None]  # [pixel, candidate, unknown]
-        strength = jnp.where(exists, ridge_of(candidates), 0.0)
-        couple = couplings(columns, (hot[..., :slots] * strength[..., None]).mT, fresh)
+        couple = _couplings(dictionary, members, candidates, scale, sum_to_one)
+        self = (jnp.arange(slots)[:, None] == slot[:, None]) & exists[:, None]
+        couple = couple + jnp.where(self, ridge_of(candidates)[:, None], 0.0)
         if sum_to_one:
             couple = jnp.concatenate([couple, jnp.ones_like(couple[:, :1])], 1)
-        tableau = _extended(state["tableau"], inside, hot, couple, sum_to_one)
+        tableau = _extended(state["tableau"], inside, jnp.where(exists, slot, size), couple, sum_to_one)
 
         # what the tableau says of the point, from the gradient of what is left
         local = jnp.where(members < count, gradient.at[pixel[:, None], members].get(mode="clip"), 1.0) / scale
@@ -236,11 +252,11 @@ def _rounds(
             local, known = jnp.concatenate([local, off], 1), jnp.concatenate([known, 0 * off], 1)
         shift = _times(tableau[..., :-1], jnp.where(inside, local, 0.0))
         tableau = tableau.at[..., -1].set(known - shift)
-        limit = small / scale
+        limit = 0.5 * small * _at(length[None], members) / scale
         tableau, inside, point, turns = _descend(tableau, inside, members < count, amounts, active, limit, sum_to_one)
         return {
             "members": members, "amounts": jnp.where(active[:, None], point, state["amounts"]), "inside": inside,
-            "columns": columns, "tableau": tableau, "patience": patience, "settled": turns == 0,
+            "tableau": tableau, "patience": patience, "settled": turns == 0,
             "best": best, "now": _chosen(live, now, state["now"]), "leaves": state["leaves"] | leaves,
             "objective": jnp.where(live, objective, state["objective"]),
             "excess": jnp.where(live, jnp.minimum(excess, state["excess"]), state["excess"]),
@@ -252,7 +268,7 @@ def _rounds(
         "excess": jnp.full(pixels, jnp.inf, dtype), "alone": jnp.zeros(pixels, bool),
     }  # fmt: skip
     state = {
-        "members": members, "amounts": amounts, "inside": inside, "columns": columns, "tableau": tableau,
+        "members": members, "amounts": amounts, "inside": inside, "tableau": tableau,
         "patience": jnp.full(pixels, PATIENCE, jnp.int32), "settled": jnp.zeros(pixels, bool),
         "best": best, "now": best, "leaves": jnp.zeros(pixels, bool),
         "objective": jnp.full(pixels, jnp.inf, dtype), "excess": jnp.full(pixels, jnp.inf, dtype),
@@ -345,22 +361,22 @@ def _take_up(tableau: Array, support: Array, active: Array, sum_to_one: bool) ->
     return jax.lax.fori_loop(first, occupied, step, (tableau, inside))
 
 
-def _extended(tableau: Array, inside: Array, hot: Array, couple: Array, sum_to_one: bool) -> Array:
-    """The tableau of the support with candidates beside it, in slots ``hot``; ``couple`` is their part of K."""
+def _extended(tableau: Array, inside: Array, slot: Array, couple: Array, sum_to_one: bool) -> Array:
+    """The tableau with candidates in these slots; ``couple`` is their part of K, [pixel, unknown, candidate].
+
+    Members that went out before stay in their slots without tie to the new ones: they may not come in.
+    """
     size = tableau.shape[1]
-    block = jnp.where(inside[:, :, None] & inside[:, None], tableau[..., :size], 0.0)
-    taken = inside | jnp.any(hot, 1)
-    block = block + jnp.eye(size, dtype=tableau.dtype) * ~taken[:, :, None]
-    inner = jnp.where(inside[..., None], couple, 0.0)
-    column = -matmul(block, inner)  # x of the support, per candidate
-    column = jnp.where(inside[..., None], column, 0.0)
-    turned = inner.at[:, -1].multiply(-1.0) if sum_to_one else inner  # Kᵀ: the multiplier has the other sign
-    corner = matmul(hot.astype(tableau.dtype), couple) + matmul(turned.mT, column)
-    row = matmul(turned.mT, block)
-    row = jnp.where(inside[:, None], row, 0.0)
-    mark = hot.astype(tableau.dtype)
-    wide = matmul(column, mark) + matmul(mark.mT, row) + matmul(mark.mT, matmul(corner, mark))
-    return jnp.concatenate([block + wide, tableau[..., size:]], 2)
+    pixel = jnp.arange(len(tableau))[:, None]
+    within = inside[..., None]
+    inner = jnp.where(within, couple, 0.0)
+    column = jnp.where(within, -matmul(tableau[..., :size], inner), 0.0)  # x of the support, per candidate
+    turned = (inner.at[:, -1].multiply(-1.0) if sum_to_one else inner).mT  # Kᵀ: the multiplier has the other sign
+    row = jnp.where(inside[:, None], matmul(turned, tableau[..., :size]), 0.0)
+    corner = jnp.take_along_axis(couple, jnp.minimum(slot, size - 1)[..., None], 1) + matmul(turned, column)
+    tableau = tableau.at[pixel, :, slot].set(column.mT, mode="drop")
+    tableau = tableau.at[pixel, slot, :size].set(row, mode="drop")
+    return tableau.at[pixel[..., None], slot[..., None], slot[:, None]].set(corner, mode="drop")
 
 
 def _descend(
@@ -385,8 +401,8 @@ def _descend(
         # or in with the member of steepest descent, unless it depends on those that are in
         diagonal = jnp.diagonal(tableau[:, :slots, :slots], axis1=1, axis2=2)
         descent = jnp.where(within | ~filled | (diagonal < 4 * eps), jnp.inf, constant)
-        entering = jnp.argmin(descent, 1)
-        optimal = ~hit & ~(jnp.min(descent, 1) < -limit)
+        entering = jnp.argmin(descent / limit, 1)
+        optimal = ~hit & ~jnp.any(descent < -limit, 1)
         chosen = jnp.where(hit, leaving, entering)
         moves = ~done & ~optimal
         point = jnp.where(done[:, None], point, jnp.where(hit[:, None], walked, goal))
