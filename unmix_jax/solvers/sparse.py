@@ -1,10 +1,9 @@
-"""Abundances over libraries that are larger than any mixture, exact and certified: ``sunsal`` and ``sparse_fractions``.
+"""Abundances over libraries that are larger than any mixture, exact and certified: ``sunsal`` and ``lp_sunsal``.
 
 Each takes one pixel and the library and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever the library
 stands, an array or what `prepare_sparse` made of it may be passed. Derivatives are not taken through these solvers.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,13 +17,13 @@ from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import checked, directions, factored, kept, whiten_adjoint
-from unmix_jax.solvers.working_set import Dictionary, dense, solve_on_working_sets
+from unmix_jax.solvers.working_set import CHUNK, Dictionary, dense, excess_of, solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
 SMALL = 1024  # members of a library whose Gram matrix is kept: 8 MiB in float64
 
-__all__ = ["PreparedLibrary", "prepare_sparse", "sparse_fractions", "sunsal"]
+__all__ = ["PreparedLibrary", "lp_sunsal", "prepare_sparse", "sunsal"]
 
 
 class PreparedLibrary(eqx.Module):
@@ -115,13 +114,112 @@ def sunsal(
 
     Reference: Bioucas-Dias and Figueiredo 2010, 10.1109/WHISPERS.2010.5594963 (problem; their splitting method is not exact).
     """
-    problem, pixel = _taken(pixel, library)
+    problem, pixel = taken(pixel, library)
     l1 = penalty_weight("l1", l1, pixel.dtype)
 
     def many(problem: PreparedLibrary, z: Array, l1: Array) -> tuple[Array, ...]:
         return solved(problem, z, l1, sum_to_one, slots)
 
-    return _solution(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), l1))
+    return solution_of(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), l1))
+
+
+def lp_sunsal(
+    pixel: Float[Any, "band"],
+    library: Float[Any, "member band"] | PreparedLibrary,
+    *,
+    lp: Any,
+    p: Any = 0.95,
+    sum_to_one: bool = True,
+    smoothing: Any = 1e-3,
+    slots: int | None = None,
+    max_steps: int = 60,
+) -> Solution:
+    """Sparse unmixing by least squares with a concave penalty, which is sparse on the simplex too.
+
+    A stationary point of ½‖y − aE‖² + lp (Σ_j (a_j + s)^p)^(1/p), 0 < p ≤ 1, over a ≥ 0, and Σa = 1 unless told
+    otherwise. The penalty is concave: its tangent at the last abundances lies above it, and what remains is exact
+    unmixing with a cost for each member. The objective falls with every such step, from those of ``sunsal`` on. It is not
+    convex: another start may end in another point.
+
+    Args:
+        pixel: spectrum, in the unit of the library.
+        library: spectra as rows, or `PreparedLibrary`.
+        lp: weight of the penalty, in the squared unit of the pixel. Janiczek et al. minimise twice this objective.
+        p: exponent; near 1 nearly nothing happens on the simplex, at 0.5 small abundances vanish.
+        sum_to_one: whether abundances sum to one.
+        smoothing: s, the abundance below which absence costs little more; positive.
+        slots: as in `sunsal`.
+        max_steps: most tangents.
+
+    Returns:
+        A `Solution`. Its gap is the duality gap of the problem with the tangent at the abundances found: zero where they are
+        stationary. It does not bound the distance to the global minimum.
+
+    Raises:
+        ValueError: if pixel and library differ in their number of bands, or lp, p or smoothing are out of range.
+
+    Reference:
+        Janiczek et al. 2020, arXiv:2007.05996, for the penalty; Candès, Wakin and Boyd 2008, 10.1007/s00041-008-9045-x, for
+        sparsity by reweighting.
+    """
+    problem, pixel = taken(pixel, library)
+    lp = penalty_weight("lp", lp, pixel.dtype)
+    for name, value, most in (("p", p, 1.0), ("smoothing", smoothing, np.inf)):
+        if not isinstance(value, jax.core.Tracer) and not 0 < value <= most:
+            raise ValueError(f"{name} must be positive{'' if most > 1 else ' and at most 1'}, got {value}")
+    p, smoothing = jnp.asarray(p, pixel.dtype), jnp.asarray(smoothing, pixel.dtype)
+
+    def many(problem: PreparedLibrary, z: Array, lp: Array, p: Array, smoothing: Array) -> tuple[Array, ...]:
+        own = {"lp": lp, "p": p, "smoothing": smoothing}
+        return _reweighted(problem, z, own, sum_to_one, slots, max_steps)
+
+    return solution_of(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), lp, p, smoothing))
+
+
+def _tangent(part: State, count: int) -> Array:
+    """Costs of the members where the penalty is replaced by its tangent, [pixel, member]."""
+    power, weight = part["p"][:, None], part["lp"][:, None]
+    shifted = dense(part["members"].T, part["amounts"].T, count) + part["smoothing"][:, None]
+    total = jnp.sum(shifted**power, 1, keepdims=True)
+    return weight * total ** (1 / power - 1) * shifted ** (power - 1)
+
+
+def _reweighted(
+    problem: PreparedLibrary, z: Array, own: State, sum_to_one: bool, slots: int | None, max_steps: int
+) -> tuple[Array, ...]:
+    """Tangent after tangent, each problem solved exactly from the support of the last."""
+    dictionary, count = problem.dictionary, problem.endmembers.shape[0]
+    enough = 0.3 * tolerance(z.dtype)
+
+    def first(part: State) -> tuple[Array, None]:
+        return part["lp"][:, None], None
+
+    state = solve_on_working_sets(dictionary, z.T, first, own, sum_to_one=sum_to_one, slots=slots)
+    missing = ~jnp.isfinite(jnp.sum(z, 1))
+
+    def advance(part: State) -> State:
+        given = {name: part[name] for name in own} | {"costs": _tangent(part, count).T}
+        new = solve_on_working_sets(
+            dictionary, part["z"], lambda s: (s["costs"].T, None), given, sum_to_one=sum_to_one, slots=slots, start=part
+        )
+        costs = _tangent(new, count)
+        amounts, rest = new["amounts"].T, new["rest"].T
+        gradient = costs - matmul(rest, dictionary.factor)
+        abundances = dense(new["members"].T, amounts, count)
+        slack, norm = jnp.sum(gradient * abundances, 1), jnp.sqrt(jnp.sum(new["z"] ** 2, 0))
+        value = 0.5 * jnp.sum(rest**2, 1) + jnp.sum(costs * abundances, 1)
+        excess = excess_of(dictionary, gradient, costs, slack, value, norm, sum_to_one)
+        new = {name: new[name] for name in part} | {
+            "excess": excess,
+            "steps": part["steps"] + new["steps"],
+            "done": excess <= 0.5 * enough * norm**2,
+        }
+        return {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}
+
+    state = work_off(
+        advance, state | {"done": missing}, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own)
+    )
+    return answer_of(problem, state)
 
 
 def solved(problem: PreparedLibrary, z: Array, l1: Array, sum_to_one: bool, slots: int | None) -> tuple[Array, ...]:
@@ -136,6 +234,7 @@ def answer_of(problem: PreparedLibrary, state: State) -> tuple[Array, ...]:
     """Abundances, excess, what the fit explains, steps and uniqueness, pixels first."""
     explained = jnp.sum(state["z"] ** 2, 0) - jnp.sum(state["rest"] ** 2, 0)
     abundances = dense(state["members"].T, state["amounts"].T, problem.endmembers.shape[0])
+    abundances = jnp.where(jnp.isfinite(state["z"].sum(0))[:, None], abundances, jnp.nan)
     return abundances, state["excess"], explained, state["steps"], state["alone"]
 
 
@@ -146,7 +245,7 @@ def penalty_weight(name: str, value: Any, dtype: Any) -> Array:
     return jnp.asarray(value, dtype)
 
 
-def _taken(pixel: Any, library: Any) -> tuple[PreparedLibrary, Array]:
+def taken(pixel: Any, library: Any) -> tuple[PreparedLibrary, Array]:
     """The prepared library and the pixel, checked."""
     problem = library if isinstance(library, PreparedLibrary) else prepare_sparse(library)
     if len(np.shape(pixel)) != 1:
@@ -158,7 +257,7 @@ def _taken(pixel: Any, library: Any) -> tuple[PreparedLibrary, Array]:
     return problem, pixel if problem.good is None else jnp.where(problem.good, pixel, 0.0)
 
 
-def _solution(
+def solution_of(
     problem: PreparedLibrary,
     pixel: Array,
     abundances: Array,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Dictionary", "dense", "solve_on_working_sets"]
+__all__ = ["Dictionary", "dense", "excess_of", "mixture_of", "solve_on_working_sets"]
 
 CHUNK = 256
 ROUNDS = 8  # of a chunk, after which it is put together again from pixels that are not done
@@ -124,7 +124,7 @@ def _at(values: Any, members: Array) -> Array:
     return jnp.take_along_axis(values, jnp.minimum(members, values.shape[1] - 1), 1)
 
 
-def _mixture(dictionary: Dictionary, members: Array, amounts: Array) -> Array:
+def mixture_of(dictionary: Dictionary, members: Array, amounts: Array) -> Array:
     """``F a``."""
     if dictionary.gram is not None:
         return matmul(dense(members, amounts, dictionary.factor.shape[1]), dictionary.factor.T)
@@ -197,7 +197,7 @@ def _rounds(
 
     def one_round(state: State) -> State:
         members, amounts, inside = state["members"], state["amounts"], state["inside"]
-        rest = z - _mixture(dictionary, members, amounts)
+        rest = z - mixture_of(dictionary, members, amounts)
         gradient = costs - matmul(rest, factor)
         cost, ridge = _at(costs, members), None if ridges is None else _at(ridges, members)
         objective = 0.5 * jnp.sum(rest**2, 1) + jnp.sum(cost * amounts, 1)
@@ -206,7 +206,7 @@ def _rounds(
             objective = objective + 0.5 * jnp.sum(ridge * amounts**2, 1)
         own = jnp.where(members < count, gradient.at[pixel[:, None], members].get(mode="clip"), 0.0)
         slack = jnp.sum(own * amounts, 1)
-        excess = _excess(dictionary, gradient, costs, slack, objective, norm, sum_to_one)
+        excess = excess_of(dictionary, gradient, costs, slack, objective, norm, sum_to_one)
         absent = jnp.where(inside[:, :slots], members, count)
         outside = gradient.at[pixel[:, None], absent].set(jnp.inf, mode="drop")
         common = slack if sum_to_one else jnp.zeros(pixels, dtype)
@@ -292,7 +292,7 @@ def _feasible(amounts: Array, sum_to_one: bool) -> Array:
     return amounts / jnp.where(total > 0, total, 1.0)
 
 
-def _excess(
+def excess_of(
     dictionary: Dictionary, gradient: Array, costs: Any, slack: Array, value: Array, norm: Array, sum_to_one: bool
 ) -> Array:
     """Bound on the objective minus its minimum.

@@ -1,0 +1,145 @@
+"""Collaborative sparse unmixing: the pixels of a scene agree on which members of the library there are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.group_penalty import group_tolerance, hastened
+from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
+from unmix_jax.solvers.working_set import dense, solve_on_working_sets
+from unmix_jax.types import Solution
+
+__all__ = ["clsunsal"]
+
+NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
+
+
+def clsunsal(
+    pixels: Float[Any, "pixel band"],
+    library: Float[Any, "member band"] | PreparedLibrary,
+    *,
+    l21: Any,
+    slots: int | None = None,
+    max_steps: int = 200,
+) -> Solution:
+    """Sparse unmixing of a scene whose pixels share few members of the library.
+
+    argmin_A ½‖Y − AE‖²_F + l21 Σ_j ‖A_:j‖₂ subject to A ≥ 0: a member is used by many pixels or by none. Exact: ridges in
+    place of the norms (`group_penalty`), each problem solved exactly, until the duality gap says so.
+
+    Args:
+        pixels: spectra of the whole scene, in the unit of the library. Those that hold NaN take no part.
+        library: spectra as rows, or `PreparedLibrary`.
+        l21: weight of the penalty, in the unit of the pixels squared; it balances with the square root of their number. 0 is
+            non-negative least squares.
+        slots: most members of one mixture, as in `sunsal`.
+        max_steps: most problems with ridges that are solved.
+
+    Returns:
+        A `Solution` with a leading pixel axis. Gap and ``converged`` are those of the scene (relative to ½‖Y‖²_F), the same
+        for each pixel that took part; ``steps`` counts problems with ridges. ``fitted`` are the norms ‖A_:j‖₂ [member].
+
+    Raises:
+        ValueError: if pixels and library differ in their number of bands, or l21 is negative.
+
+    Reference: Iordache, Bioucas-Dias and Plaza 2014, 10.1109/TGRS.2013.2240001 (problem; their splitting method is not exact).
+    """
+    problem = library if isinstance(library, PreparedLibrary) else prepare_sparse(library)
+    if len(np.shape(pixels)) != 2 or pixels.shape[1] != problem.endmembers.shape[1]:
+        wanted = problem.endmembers.shape[1]
+        raise ValueError(f"clsunsal takes a scene of [pixel, {wanted} bands] for this library, got {np.shape(pixels)}")
+    pixels = jnp.asarray(pixels, jnp.result_type(pixels.dtype, problem.endmembers.dtype))
+    if problem.good is not None:
+        pixels = jnp.where(problem.good, pixels, 0.0)
+    l21 = penalty_weight("l21", l21, pixels.dtype)
+    there = jnp.isfinite(jnp.sum(pixels, 1))
+    z = matmul(jnp.where(there[:, None], pixels, 0.0), problem.projector)
+    abundances, norms, gap, steps = _solve(problem, z, l21, slots, max_steps)
+
+    error = jnp.where(there[:, None], pixels, 0.0) - matmul(abundances, problem.endmembers)
+    if problem.good is not None:
+        error = jnp.where(problem.good, error, 0.0)
+    bands = pixels.shape[1] if problem.good is None else jnp.sum(problem.good)
+    return Solution(
+        abundances=jnp.where(there[:, None], abundances, jnp.nan),
+        residual=jnp.where(there, jnp.sqrt(jnp.sum(error**2, 1) / bands), jnp.nan),
+        gap=jnp.where(there, gap, jnp.nan),
+        steps=jnp.full(len(pixels), steps),
+        converged=there & (gap <= group_tolerance(pixels.dtype)),
+        fitted=norms,
+    )
+
+
+def _solve(
+    problem: PreparedLibrary, z: Array, l21: Array, slots: int | None, max_steps: int
+) -> tuple[Array, Array, Array, Array]:
+    """Abundances [pixel, member], norms of the members, relative gap and steps."""
+    factor, count = problem.dictionary.factor, problem.endmembers.shape[0]
+    lengths = jnp.sum(factor**2, 0)
+    energy = 0.5 * jnp.sum(z**2)
+    energy = jnp.where(energy > 0, energy, 1.0)
+    never = 1e3 * jnp.sqrt(jnp.max(lengths)) * jnp.sqrt(jnp.max(jnp.sum(z**2, 1)))
+    enough = 0.5 * group_tolerance(z.dtype)
+
+    def solved(eta: Array, start: Any) -> Any:
+        used = eta > 0
+        costs = jnp.where(used, 0.0, never)[None]
+        ridges = jnp.where(used, l21 / jnp.where(used, eta, 1.0), 0.0)[None]
+        found = solve_on_working_sets(
+            problem.dictionary, z.T, lambda part: (costs, ridges), {}, sum_to_one=False, slots=slots, start=start
+        )
+        return {name: found[name] for name in ("members", "amounts", "rest")}
+
+    def judged(found: Any) -> tuple[Array, Array, Array, Array]:
+        """Norms of the members, objective, relative gap, and eta that the gradients suggest for absent members."""
+        abundances = dense(found["members"].T, found["amounts"].T, count)
+        norms = jnp.sqrt(jnp.sum(abundances**2, 0))
+        rest = found["rest"].T
+        pull = matmul(rest, factor)
+        strength = jnp.sqrt(jnp.sum(jnp.maximum(pull, 0) ** 2, 0))
+        left = jnp.sum(rest**2)
+        objective = 0.5 * left + l21 * jnp.sum(norms)
+        # the residual, shrunk until no member pulls harder than the penalty, is feasible for the dual
+        shrink = jnp.minimum(1.0, l21 / jnp.maximum(jnp.max(strength), jnp.finfo(z.dtype).tiny))
+        dual = shrink * jnp.sum(rest * z) - 0.5 * shrink**2 * left
+        alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
+        leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
+        enter = jnp.where(strength > l21, (strength - l21) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
+        target = jnp.where(norms > 0, jnp.where(leave, 0.0, norms), enter)
+        return objective, (objective - dual) / energy, target, norms
+
+    def step(state: Any) -> Any:
+        eta, target = state["eta"], state["target"]
+        both = (eta > 0) & (target > 0)
+        change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
+        factor = jnp.where(state["fell"], hastened(change, state["change"], state["factor"]), 1.0)
+        factor = jnp.where(both, factor, 0.0)
+        new = jnp.where(both, eta * jnp.exp(jnp.clip(factor * change, -8.0, 8.0)), target)
+        found = solved(new, state["found"])
+        objective, gap, target, norms = judged(found)
+        fell = objective <= state["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
+        better = gap < state["gap"]
+        best = jax.tree.map(lambda x, y: jnp.where(better, x, y), (found, norms, gap), state["best"])
+        # where a long step went too far, plain steps start from where it came from
+        return {
+            "eta": jnp.where(fell, new, eta), "target": jnp.where(fell, target, state["target"]),
+            "change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell,
+            "found": jax.tree.map(lambda x, y: jnp.where(fell, x, y), found, state["found"]),
+            "objective": jnp.where(fell, objective, state["objective"]),
+            "gap": jnp.minimum(gap, state["gap"]), "best": best, "steps": state["steps"] + 1,
+        }  # fmt: skip
+
+    found = solved(jnp.full(count, jnp.inf, z.dtype), None)
+    objective, gap, target, norms = judged(found)
+    state = {
+        "eta": target, "target": target, "change": jnp.zeros(count, z.dtype), "factor": jnp.zeros(count, z.dtype),
+        "fell": jnp.asarray(True), "found": found, "objective": objective, "gap": gap, "best": (found, norms, gap),
+        "steps": jnp.asarray(0, jnp.int32),
+    }  # fmt: skip
+    state = jax.lax.while_loop(lambda s: (s["gap"] > enough) & (s["steps"] < max_steps), step, state)
+    found, norms, gap = state["best"]
+    return dense(found["members"].T, found["amounts"].T, count), norms, gap, state["steps"]
