@@ -132,7 +132,7 @@ def lp_sunsal(
     sum_to_one: bool = True,
     smoothing: Any = 1e-3,
     slots: int | None = None,
-    max_steps: int = 60,
+    max_steps: int = 200,
 ) -> Solution:
     """Sparse unmixing by least squares with a concave penalty, which is sparse on the simplex too.
 
@@ -265,6 +265,8 @@ def solution_of(
     explained: Array,
     steps: Array,
     alone: Array,
+    *,
+    enough: float | None = None,
 ) -> Solution:
     """What the kernel found of one pixel, with residual and gap."""
     if problem.plain:
@@ -282,6 +284,6 @@ def solution_of(
         residual=jnp.sqrt(jnp.maximum(squared, 0) / bands),
         gap=gap,
         steps=steps,
-        converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (energy == 0)),
+        converged=jnp.isfinite(squared) & ((gap <= (enough or tolerance(pixel.dtype))) | (energy == 0)),
         unique=alone,
     )
