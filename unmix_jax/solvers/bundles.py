@@ -24,6 +24,7 @@ from unmix_jax.types import Solution
 __all__ = ["PreparedBundles", "bundle_fcls", "prepare_bundles"]
 
 NEGLIGIBLE = 1e-3  # norm below which a class may be left out where its gradients allow
+ENTRY = 1e-2  # norm at which a class is let in
 ROOTS = 12  # Newton steps for the multiplier of a class
 
 
@@ -170,13 +171,18 @@ def _grouped(
         excess = jnp.maximum(slack - jnp.min(common, 1), 0)
         # a class whose own multiplier is above that of the mixture does not pay
         lowest = slack[:, None]
-        target = jnp.where(norms > 0, jnp.where((norms < NEGLIGIBLE) & (common > lowest), 0.0, norms), 0.0)
-        target = jnp.where((norms == 0) & (common < lowest), 10 * NEGLIGIBLE, target)
+        leaves = (norms < NEGLIGIBLE) & (common > lowest)
+        enters = (norms == 0) & (common < lowest)
         objective = 0.5 * jnp.sum(rest**2, 1) + penalty
-        return {"objective": objective, "excess": excess, "target": target.T}
+        return {"objective": objective, "excess": excess, "norms": norms.T, "leaves": leaves.T, "enters": enters.T}
+
+    def due(part: State) -> Array:
+        """Where eta should go: to the norms, to zero, or a little way in."""
+        target = jnp.where(part["leaves"] & part["fell"], 0.0, part["norms"])
+        return jnp.where(part["enters"], part["caution"], target)
 
     def advance(part: State) -> State:
-        eta, target = part["eta"], part["target"]
+        eta, target = part["eta"], due(part)
         both = (eta > 0) & (target > 0)
         change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
         factor = jnp.where(part["fell"], hastened(change, part["change"], part["factor"]), 1.0)
@@ -191,6 +197,7 @@ def _grouped(
         kept = {name: found[name] for name in ("members", "amounts", "rest")} | now | {"eta": new}
         kept = {name: jnp.where(fell, value, part[name]) for name, value in kept.items()}
         done = kept["excess"] <= enough * part["energy"]
+        kept |= {"caution": jnp.where(fell, jnp.minimum(2 * part["caution"], ENTRY), 0.1 * part["caution"])}
         kept |= {"change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell, "done": done}
         kept |= {"steps": part["steps"] + found["steps"]}
         return part | {name: jnp.where(part["done"], part[name], value) for name, value in kept.items()}
@@ -198,9 +205,10 @@ def _grouped(
     state = solve_on_working_sets(dictionary, z.T, plain, own, sum_to_one=True, slots=slots)
     now = judged(state)
     state |= now | {
-        "eta": jnp.maximum(now["target"], 10 * NEGLIGIBLE),
-        "change": jnp.zeros_like(now["target"]),
-        "factor": jnp.zeros_like(now["target"]),
+        "eta": jnp.maximum(now["norms"], ENTRY),
+        "change": jnp.zeros_like(now["norms"]),
+        "factor": jnp.zeros_like(now["norms"]),
+        "caution": jnp.full_like(norm, ENTRY),
         "fell": jnp.ones_like(state["done"]),
         "done": ~jnp.isfinite(norm) | (now["excess"] <= enough * own["energy"]),
     }

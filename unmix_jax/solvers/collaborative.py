@@ -11,6 +11,7 @@ from unmix_jax.linalg import matmul
 from unmix_jax.solvers.group_penalty import group_tolerance, hastened
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
 from unmix_jax.solvers.working_set import dense, solve_on_working_sets
+from unmix_jax.solvers.worklist import State
 from unmix_jax.types import Solution
 
 __all__ = ["clsunsal"]
@@ -94,8 +95,8 @@ def _solve(
         )
         return {name: found[name] for name in ("members", "amounts", "rest")}
 
-    def judged(found: Any) -> tuple[Array, Array, Array, Array]:
-        """Norms of the members, objective, relative gap, and eta that the gradients suggest for absent members."""
+    def judged(found: Any) -> State:
+        """Objective, relative gap, norms of the members, which should leave, and where those that enter should start."""
         abundances = dense(found["members"].T, found["amounts"].T, count)
         norms = jnp.sqrt(jnp.sum(abundances**2, 0))
         rest = found["rest"].T
@@ -109,37 +110,41 @@ def _solve(
         alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
         enter = jnp.where(strength > l21, (strength - l21) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
-        target = jnp.where(norms > 0, jnp.where(leave, 0.0, norms), enter)
-        return objective, (objective - dual) / energy, target, norms
+        return {"objective": objective, "gap": (objective - dual) / energy, "norms": norms, "leave": leave, "enter": enter}
 
     def step(state: Any) -> Any:
-        eta, target = state["eta"], state["target"]
+        eta, now, caution = state["eta"], state["now"], state["caution"]
+        target = jnp.where(now["norms"] > 0, now["norms"], caution * now["enter"])
+        target = jnp.where(now["leave"] & state["fell"], 0.0, target)
         both = (eta > 0) & (target > 0)
         change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
         factor = jnp.where(state["fell"], hastened(change, state["change"], state["factor"]), 1.0)
         factor = jnp.where(both, factor, 0.0)
         new = jnp.where(both, eta * jnp.exp(jnp.clip(factor * change, -8.0, 8.0)), target)
         found = solved(new, state["found"])
-        objective, gap, target, norms = judged(found)
-        fell = objective <= state["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
-        better = gap < state["gap"]
-        best = jax.tree.map(lambda x, y: jnp.where(better, x, y), (found, norms, gap), state["best"])
+        then = judged(found)
+        fell = then["objective"] <= now["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
+        best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
-            "eta": jnp.where(fell, new, eta), "target": jnp.where(fell, target, state["target"]),
-            "change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell,
-            "found": jax.tree.map(lambda x, y: jnp.where(fell, x, y), found, state["found"]),
-            "objective": jnp.where(fell, objective, state["objective"]),
-            "gap": jnp.minimum(gap, state["gap"]), "best": best, "steps": state["steps"] + 1,
+            "eta": jnp.where(fell, new, eta), "change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell,
+            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), 0.1 * caution), "best": best,
+            "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
 
     found = solved(jnp.full(count, jnp.inf, z.dtype), None)
-    objective, gap, target, norms = judged(found)
+    now = judged(found)
     state = {
-        "eta": target, "target": target, "change": jnp.zeros(count, z.dtype), "factor": jnp.zeros(count, z.dtype),
-        "fell": jnp.asarray(True), "found": found, "objective": objective, "gap": gap, "best": (found, norms, gap),
-        "steps": jnp.asarray(0, jnp.int32),
+        "eta": jnp.where(now["norms"] > 0, now["norms"], now["enter"]), "change": jnp.zeros(count, z.dtype),
+        "factor": jnp.zeros(count, z.dtype), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
+        "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip
-    state = jax.lax.while_loop(lambda s: (s["gap"] > enough) & (s["steps"] < max_steps), step, state)
-    found, norms, gap = state["best"]
-    return dense(found["members"].T, found["amounts"].T, count), norms, gap, state["steps"]
+    state = jax.lax.while_loop(lambda s: (s["best"][1]["gap"] > enough) & (s["steps"] < max_steps), step, state)
+    found, now = state["best"]
+    abundances = dense(found["members"].T, found["amounts"].T, count)
+    return abundances, now["norms"], jnp.maximum(now["gap"], 0), state["steps"]
+
+
+def _either(condition: Array, new: Any, old: Any) -> Any:
+    """One of two states."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
