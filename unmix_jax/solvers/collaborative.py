@@ -16,6 +16,7 @@ from unmix_jax.types import Solution
 
 __all__ = ["clsunsal"]
 
+ENTRIES = 8  # members that come in at a time
 NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
 
 
@@ -86,9 +87,9 @@ def _solve(
     never = 1e3 * jnp.sqrt(jnp.max(lengths)) * jnp.sqrt(jnp.max(jnp.sum(z**2, 1)))
     enough = 0.5 * group_tolerance(z.dtype)
 
-    def solved(eta: Array, start: Any) -> Any:
+    def solved(eta: Array, start: Any, l1: Any = 0.0) -> Any:
         used = eta > 0
-        costs = jnp.where(used, 0.0, never)[None]
+        costs = jnp.where(used, l1, never)[None]
         ridges = jnp.where(used, l21 / jnp.where(used, eta, 1.0), 0.0)[None]
         found = solve_on_working_sets(
             problem.dictionary, z.T, lambda part: (costs, ridges), {}, sum_to_one=False, slots=slots, start=start
@@ -109,7 +110,8 @@ def _solve(
         dual = shrink * jnp.sum(rest * z) - 0.5 * shrink**2 * left
         alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
-        enter = jnp.where(strength > l21, (strength - l21) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
+        least = jnp.sort(strength)[-min(ENTRIES, count)]
+        enter = jnp.where((strength > l21) & (strength >= least) | (norms > 0), jnp.maximum(strength - l21, 0) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
         return {"objective": objective, "gap": (objective - dual) / energy, "norms": norms, "leave": leave, "enter": enter}
 
     def step(state: Any) -> Any:
@@ -132,10 +134,14 @@ def _solve(
             "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
 
-    found = solved(jnp.full(count, jnp.inf, z.dtype), None)
+    # from the strongest members where the penalty is spread evenly over the pixels
+    even = l21 / jnp.sqrt(jnp.asarray(len(z), z.dtype))
+    norms = judged(solved(jnp.full(count, jnp.inf, z.dtype), None, even))["norms"]
+    eta = jnp.where(norms > NEGLIGIBLE * jnp.max(norms), norms, 0.0)
+    found = solved(jnp.where(eta > 0, jnp.inf, 0.0), None, even)
     now = judged(found)
     state = {
-        "eta": jnp.where(now["norms"] > 0, now["norms"], now["enter"]), "change": jnp.zeros(count, z.dtype),
+        "eta": eta, "change": jnp.zeros(count, z.dtype),
         "factor": jnp.zeros(count, z.dtype), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
         "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip

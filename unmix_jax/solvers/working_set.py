@@ -216,7 +216,6 @@ def _rounds(
         falls = objective < state["objective"] - 4 * eps * norm**2
         closer = excess < 0.7 * state["excess"]
         patience = jnp.where(falls | closer, PATIENCE, state["patience"] - 1)
-        finished = (~jnp.any(wanted, 1) & state["settled"]) | (patience <= 0)
         live = ~state["done"] & ~state["leaves"]
         now = {
             "members": members, "amounts": amounts, "rest": rest, "objective": objective, "excess": excess,
@@ -226,6 +225,8 @@ def _rounds(
 
         # candidates take the slots that are free
         free = ~inside[:, :slots]
+        nobody = ~jnp.any(wanted, 1) | (most & ~jnp.any(free, 1))
+        finished = (nobody & state["settled"]) | (patience <= 0)
         crowded = jnp.sum(free, 1) < jnp.minimum(jnp.sum(wanted, 1), 2)
         leaves = live & ~finished & (crowded & (not most) | (state["round"] == ROUNDS - 1))
         active = live & ~finished & ~leaves
