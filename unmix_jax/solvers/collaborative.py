@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
-from unmix_jax.solvers.group_penalty import group_tolerance, hastened
+from unmix_jax.linalg import matmul, solve_symmetric
+from unmix_jax.solvers.group_penalty import group_tolerance
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
 from unmix_jax.solvers.working_set import dense, solve_on_working_sets
 from unmix_jax.solvers.worklist import State
@@ -16,6 +16,8 @@ from unmix_jax.types import Solution
 
 __all__ = ["clsunsal"]
 
+MEMORY = 8  # steps that the next one is foreseen from
+FARTHEST = 3.0  # of a step in log η
 ENTRIES = 8  # members that come in at a time
 NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
 
@@ -120,16 +122,18 @@ def _solve(
         target = jnp.where(now["leave"] & state["fell"], 0.0, target)
         both = (eta > 0) & (target > 0)
         change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
-        factor = jnp.where(state["fell"], hastened(change, state["change"], state["factor"]), 1.0)
-        factor = jnp.where(both, factor, 0.0)
-        new = jnp.where(both, eta * jnp.exp(jnp.clip(factor * change, -8.0, 8.0)), target)
+        moved, turned, place = _remembered(state, eta, change, both)
+        ahead = change - jnp.where(both, _foreseen(moved, turned, change, now["norms"]), 0.0)
+        ahead = jnp.where(state["fell"], jnp.clip(ahead, -FARTHEST, FARTHEST), change)
+        new = jnp.where(both, eta * jnp.exp(ahead), target)
         found = solved(new, state["found"])
         then = judged(found)
         fell = then["objective"] <= now["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
         best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
-            "eta": jnp.where(fell, new, eta), "change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell,
+            "eta": jnp.where(fell, new, eta), "fell": fell, "moved": moved, "turned": turned, "place": place,
+            "last": (eta, change),
             "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), 0.1 * caution), "best": best,
             "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
@@ -141,14 +145,35 @@ def _solve(
     found = solved(jnp.where(eta > 0, jnp.inf, 0.0), None, even)
     now = judged(found)
     state = {
-        "eta": eta, "change": jnp.zeros(count, z.dtype),
-        "factor": jnp.zeros(count, z.dtype), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
+        "eta": eta, "last": (eta, jnp.zeros(count, z.dtype)), "moved": jnp.zeros((MEMORY, count), z.dtype),
+        "turned": jnp.zeros((MEMORY, count), z.dtype), "place": jnp.asarray(0), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
         "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip
     state = jax.lax.while_loop(lambda s: (s["best"][1]["gap"] > enough) & (s["steps"] < max_steps), step, state)
     found, now = state["best"]
     abundances = dense(found["members"].T, found["amounts"].T, count)
     return abundances, now["norms"], jnp.maximum(now["gap"], 0), state["steps"]
+
+
+def _remembered(state: Any, eta: Array, change: Array, both: Array) -> tuple[Array, Array, Array]:
+    """How log η moved in the last steps, how its plain change turned by that, and which of them is the next to forget."""
+    before, then = state["last"]
+    valid = both & (before > 0) & (eta > 0) & (then != 0)
+    far = jnp.where(valid, jnp.log(jnp.where(valid, eta / jnp.where(valid, before, 1.0), 1.0)), 0.0)
+    turn = jnp.where(valid, change - then, 0.0)
+    useful = jnp.any(far != 0)
+    place = state["place"]
+    moved = jnp.where(useful, state["moved"].at[place].set(far), state["moved"])
+    turned = jnp.where(useful, state["turned"].at[place].set(turn), state["turned"])
+    return moved, turned, jnp.where(useful, (place + 1) % MEMORY, place)
+
+
+def _foreseen(moved: Array, turned: Array, change: Array, importance: Array) -> Array:
+    """What to take from a plain step so that, by the last few, the next one were none: Anderson's mixing."""
+    weighted = turned * importance
+    gram = matmul(weighted, turned.T)
+    gram = gram + jnp.eye(MEMORY, dtype=gram.dtype) * (1e-10 * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny)
+    return matmul(solve_symmetric(gram, matmul(weighted, change)), moved + turned)
 
 
 def _either(condition: Array, new: Any, old: Any) -> Any:
