@@ -17,7 +17,8 @@ from unmix_jax.types import Solution
 __all__ = ["clsunsal"]
 
 MEMORY = 8  # steps that the next one is foreseen from
-FARTHEST = 3.0  # of a step in log η
+FARTHEST = 3.0  # of the first step in log η
+PAUSE = 4  # steps between two at which members come and go
 ENTRIES = 8  # members that come in at a time
 NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
 
@@ -118,13 +119,17 @@ def _solve(
 
     def step(state: Any) -> Any:
         eta, now, caution = state["eta"], state["now"], state["caution"]
-        target = jnp.where(now["norms"] > 0, now["norms"], caution * now["enter"])
-        target = jnp.where(now["leave"] & state["fell"], 0.0, target)
+        # members come and go in plain steps; between two such the steps are long
+        absent, leave = now["norms"] == 0, now["leave"] & (now["norms"] > 0)
+        plain = ~state["fell"] | (jnp.any(leave | (absent & (now["enter"] > 0))) & (state["since"] >= PAUSE))
+        swap = plain & state["fell"]
+        target = jnp.where(absent, jnp.where(swap, caution * now["enter"], 0.0), now["norms"])
+        target = jnp.where(leave & swap, 0.0, target)
         both = (eta > 0) & (target > 0)
         change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
         moved, turned, place = _remembered(state, eta, change, both)
         ahead = change - jnp.where(both, _foreseen(moved, turned, change, now["norms"]), 0.0)
-        ahead = jnp.where(state["fell"], jnp.clip(ahead, -FARTHEST, FARTHEST), change)
+        ahead = jnp.where(plain, change, jnp.clip(ahead, -state["farthest"], state["farthest"]))
         new = jnp.where(both, eta * jnp.exp(ahead), target)
         found = solved(new, state["found"])
         then = judged(found)
@@ -134,7 +139,9 @@ def _solve(
         return {
             "eta": jnp.where(fell, new, eta), "fell": fell, "moved": moved, "turned": turned, "place": place,
             "last": (eta, change),
-            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), 0.1 * caution), "best": best,
+            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
+            "farthest": state["farthest"] * jnp.where(plain, 1.0, jnp.where(fell, 1.5, 0.3)), "best": best,
+            "since": jnp.where(swap, 0, state["since"] + 1),
             "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
 
@@ -147,6 +154,7 @@ def _solve(
     state = {
         "eta": eta, "last": (eta, jnp.zeros(count, z.dtype)), "moved": jnp.zeros((MEMORY, count), z.dtype),
         "turned": jnp.zeros((MEMORY, count), z.dtype), "place": jnp.asarray(0), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
+        "farthest": jnp.asarray(FARTHEST, z.dtype), "since": jnp.asarray(PAUSE),
         "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip
     state = jax.lax.while_loop(lambda s: (s["best"][1]["gap"] > enough) & (s["steps"] < max_steps), step, state)
