@@ -7,17 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul, solve_symmetric
+from unmix_jax.linalg import matmul
 from unmix_jax.solvers.group_penalty import group_tolerance
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
-from unmix_jax.solvers.working_set import dense, solve_on_working_sets
+from unmix_jax.solvers.working_set import dense, solve_on_working_sets, stiffness_of
 from unmix_jax.solvers.worklist import State
 from unmix_jax.types import Solution
 
 __all__ = ["clsunsal"]
 
-MEMORY = 8  # steps that the next one is foreseen from
-FARTHEST = 3.0  # of the first step in log η
+ROWS = 128  # members whose steps are foreseen together
 PAUSE = 4  # steps between two at which members come and go
 ENTRIES = 8  # members that come in at a time
 NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
@@ -88,6 +87,7 @@ def _solve(
     energy = 0.5 * jnp.sum(z**2)
     energy = jnp.where(energy > 0, energy, 1.0)
     never = 1e3 * jnp.sqrt(jnp.max(lengths)) * jnp.sqrt(jnp.max(jnp.sum(z**2, 1)))
+    size = min(count, ROWS)
     enough = 0.5 * group_tolerance(z.dtype)
 
     def solved(eta: Array, start: Any, l1: Any = 0.0) -> Any:
@@ -115,7 +115,7 @@ def _solve(
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
         least = jnp.sort(strength)[-min(ENTRIES, count)]
         enter = jnp.where((strength > l21) & (strength >= least) | (norms > 0), jnp.maximum(strength - l21, 0) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
-        return {"objective": objective, "gap": (objective - dual) / energy, "norms": norms, "leave": leave, "enter": enter}
+        return {"objective": objective, "left": left, "gap": (objective - dual) / energy, "norms": norms, "leave": leave, "enter": enter}
 
     def step(state: Any) -> Any:
         eta, now, caution = state["eta"], state["now"], state["caution"]
@@ -125,23 +125,33 @@ def _solve(
         swap = plain & state["fell"]
         target = jnp.where(absent, jnp.where(swap, caution * now["enter"], 0.0), now["norms"])
         target = jnp.where(leave & swap, 0.0, target)
-        both = (eta > 0) & (target > 0)
-        change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
-        moved, turned, place = _remembered(state, eta, change, both)
-        ahead = change - jnp.where(both, _foreseen(moved, turned, change, now["norms"]), 0.0)
-        ahead = jnp.where(plain, change, jnp.clip(ahead, -state["farthest"], state["farthest"]))
-        new = jnp.where(both, eta * jnp.exp(ahead), target)
+        def foreseen() -> Array:
+            """Newton's step on η, where the minimum over A is taken as a function of η: convex, with η ≥ 0."""
+            used = (eta > 0) & (now["norms"] > 0)
+            row = jnp.where(used, jnp.cumsum(used) - 1, size).astype(jnp.int32)
+            safe = jnp.where(used, eta, 1.0)
+            found = state["found"]
+            stiff = stiffness_of(
+                problem.dictionary, (l21 / safe)[None], found["members"].T, found["amounts"].T, row, size
+            )
+            pull = jnp.where(used, now["norms"] ** 2 / safe, 0.0)
+            slope, curve, inner = (
+                jnp.zeros(size, z.dtype).at[row].set(x, mode="drop") for x in (0.5 * l21 * (eta - pull), l21 * pull, l21 / safe)
+            )
+            curvature = jnp.diag(curve) - inner[:, None] * stiff * inner
+            share = _bounded_newton(curvature, slope, jnp.sum(used))  # of η
+            return jnp.where(row < size, eta * (1 + state["length"] * share.at[row].get(mode="fill", fill_value=0.0)), target)
+
+        new = jax.lax.cond(plain, lambda: target, foreseen)
         found = solved(new, state["found"])
         then = judged(found)
         fell = then["objective"] <= now["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
+        length = jnp.where(plain, state["length"], jnp.where(fell, jnp.minimum(2 * state["length"], 1.0), 0.3 * state["length"]))
         best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
-            "eta": jnp.where(fell, new, eta), "fell": fell, "moved": moved, "turned": turned, "place": place,
-            "last": (eta, change),
-            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
-            "farthest": state["farthest"] * jnp.where(plain, 1.0, jnp.where(fell, 1.5, 0.3)), "best": best,
-            "since": jnp.where(swap, 0, state["since"] + 1),
+            "eta": jnp.where(fell, new, eta), "fell": fell, "length": length,            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
+            "best": best, "since": jnp.where(swap, 0, state["since"] + 1),
             "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
 
@@ -152,9 +162,8 @@ def _solve(
     found = solved(jnp.where(eta > 0, jnp.inf, 0.0), None, even)
     now = judged(found)
     state = {
-        "eta": eta, "last": (eta, jnp.zeros(count, z.dtype)), "moved": jnp.zeros((MEMORY, count), z.dtype),
-        "turned": jnp.zeros((MEMORY, count), z.dtype), "place": jnp.asarray(0), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
-        "farthest": jnp.asarray(FARTHEST, z.dtype), "since": jnp.asarray(PAUSE),
+        "eta": eta, "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
+        "length": jnp.ones((), z.dtype), "since": jnp.asarray(PAUSE),
         "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip
     state = jax.lax.while_loop(lambda s: (s["best"][1]["gap"] > enough) & (s["steps"] < max_steps), step, state)
@@ -163,25 +172,16 @@ def _solve(
     return abundances, now["norms"], jnp.maximum(now["gap"], 0), state["steps"]
 
 
-def _remembered(state: Any, eta: Array, change: Array, both: Array) -> tuple[Array, Array, Array]:
-    """How log η moved in the last steps, how its plain change turned by that, and which of them is the next to forget."""
-    before, then = state["last"]
-    valid = both & (before > 0) & (eta > 0) & (then != 0)
-    far = jnp.where(valid, jnp.log(jnp.where(valid, eta / jnp.where(valid, before, 1.0), 1.0)), 0.0)
-    turn = jnp.where(valid, change - then, 0.0)
-    useful = jnp.any(far != 0)
-    place = state["place"]
-    moved = jnp.where(useful, state["moved"].at[place].set(far), state["moved"])
-    turned = jnp.where(useful, state["turned"].at[place].set(turn), state["turned"])
-    return moved, turned, jnp.where(useful, (place + 1) % MEMORY, place)
+def _bounded_newton(curvature: Array, slope: Array, rows: Array) -> Array:
+    """Minimum of the quadratic model over changes from −90 % to tenfold, row after row."""
+    lifted = jnp.diag(curvature) + 1e-9 * jnp.max(jnp.diag(curvature)) + jnp.finfo(slope.dtype).tiny
 
+    def one(i: Array, change: Array) -> Array:
+        row = i % jnp.maximum(rows, 1)
+        descent = slope[row] + jnp.sum(curvature[row] * change)
+        return change.at[row].set(jnp.clip(change[row] - descent / jnp.maximum(lifted[row], 1e-12 * slope[row] ** 2), -0.9, 9.0))
 
-def _foreseen(moved: Array, turned: Array, change: Array, importance: Array) -> Array:
-    """What to take from a plain step so that, by the last few, the next one were none: Anderson's mixing."""
-    weighted = turned * importance
-    gram = matmul(weighted, turned.T)
-    gram = gram + jnp.eye(MEMORY, dtype=gram.dtype) * (1e-10 * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny)
-    return matmul(solve_symmetric(gram, matmul(weighted, change)), moved + turned)
+    return jax.lax.fori_loop(0, 60 * rows, one, jnp.zeros_like(slope))
 
 
 def _either(condition: Array, new: Any, old: Any) -> Any:

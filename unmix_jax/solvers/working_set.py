@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Dictionary", "dense", "excess_of", "mixture_of", "solve_on_working_sets"]
+__all__ = ["Dictionary", "dense", "excess_of", "solve_on_working_sets", "stiffness_of"]
 
 CHUNK = 256
 ROUNDS = 8  # of a chunk, after which it is put together again from pixels that are not done
@@ -124,7 +124,7 @@ def _at(values: Any, members: Array) -> Array:
     return jnp.take_along_axis(values, jnp.minimum(members, values.shape[1] - 1), 1)
 
 
-def mixture_of(dictionary: Dictionary, members: Array, amounts: Array) -> Array:
+def _mixture(dictionary: Dictionary, members: Array, amounts: Array) -> Array:
     """``F a``."""
     if dictionary.gram is not None:
         return matmul(dense(members, amounts, dictionary.factor.shape[1]), dictionary.factor.T)
@@ -197,7 +197,7 @@ def _rounds(
 
     def one_round(state: State) -> State:
         members, amounts, inside = state["members"], state["amounts"], state["inside"]
-        rest = z - mixture_of(dictionary, members, amounts)
+        rest = z - _mixture(dictionary, members, amounts)
         gradient = costs - matmul(rest, factor)
         cost, ridge = _at(costs, members), None if ridges is None else _at(ridges, members)
         objective = 0.5 * jnp.sum(rest**2, 1) + jnp.sum(cost * amounts, 1)
@@ -291,6 +291,55 @@ def _feasible(amounts: Array, sum_to_one: bool) -> Array:
         return amounts
     total = jnp.sum(amounts, 1, keepdims=True)
     return amounts / jnp.where(total > 0, total, 1.0)
+
+
+def stiffness_of(
+    dictionary: Dictionary, ridges: Array, members: Array, amounts: Array, rows: Array, size: int
+) -> Float[Array, "row row"]:
+    """Σ_p a_j a_k [(FᵀF + D)⁻¹]_jk over the supports of all pixels: how amounts answer to ridges D [1, member].
+
+    ``-2`` times this is the derivative of ``Σ_p a_j²`` in ``D_k``.
+
+    Args:
+        dictionary: the library.
+        ridges: of the members.
+        members: working sets [pixel, slot], supports first.
+        amounts: of the members [pixel, slot].
+        rows: row of each member in the result; ``size`` or more leaves it out.
+        size: of the result.
+    """
+    scale = jnp.max(jnp.sum(dictionary.factor**2, 0))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    eps = jnp.finfo(amounts.dtype).eps
+    slots, count = members.shape[1], dictionary.factor.shape[1]
+    sizes = [few for few in SIZES if few < slots] + [slots]
+
+    def with_slots(few: int) -> Callable[[Any], Array]:
+        def add(part: Any) -> Array:
+            members, amounts = part[0][:, :few], part[1][:, :few]
+            ridge = jnp.where(members < count, _at(ridges, members) / scale + JITTER * eps, 1.0)
+            matrix = _couplings(dictionary, members, members, scale, False)
+            matrix = matrix + jnp.eye(few, dtype=amounts.dtype) * ridge[:, None]
+            tableau = jnp.concatenate([matrix, jnp.zeros_like(matrix[..., :1])], 2)
+            tableau, inside = _take_up(tableau, amounts > 0, jnp.ones(len(amounts), bool), False)
+            inverse = jnp.where(inside[:, :, None] & inside[:, None], tableau[..., :few], 0.0)
+            terms = inverse * amounts[:, :, None] * amounts[:, None] / scale
+            row = jnp.append(rows, size)[members]
+            empty = jnp.zeros((size, size), amounts.dtype)
+            return empty.at[row[:, :, None], row[:, None]].add(terms, mode="drop")
+
+        return add
+
+    def chunk(total: Array, part: Any) -> tuple[Array, None]:
+        needed = jnp.max(jnp.sum(part[1] > 0, 1))
+        branch = jnp.minimum(jnp.searchsorted(jnp.asarray(sizes), needed), len(sizes) - 1)
+        return total + jax.lax.switch(branch, [with_slots(few) for few in sizes], part), None
+
+    pixels = len(members)
+    wide = ((0, -pixels % min(CHUNK, pixels)), (0, 0))
+    parts = jnp.pad(members, wide, constant_values=count), jnp.pad(amounts, wide)
+    parts = jax.tree.map(lambda x: x.reshape(-1, min(CHUNK, pixels), slots), parts)
+    return jax.lax.scan(chunk, jnp.zeros((size, size), amounts.dtype), parts)[0]
 
 
 def excess_of(
