@@ -136,20 +136,9 @@ def prepare_for(
     regions: tuple[str, ...], endmembers: Any, weights: Any = None, noise_covariance: Any = None, baseline: Any = None
 ) -> Prepared:
     """`prepare`, with tables of supports for the named feasible sets only (the others are solved without one)."""
-    traced = any(isinstance(x, jax.core.Tracer) for x in (endmembers, weights, noise_covariance, baseline))
+    spectra, white, whitener, good, dtype = checked(endmembers, weights, noise_covariance, baseline)
+    traced = isinstance(white, jax.Array)
     xp: Any = jnp if traced else np
-    if len(np.shape(endmembers)) != 2 or 0 in np.shape(endmembers):
-        raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
-    # the precision that jax would give these endmembers; NumPy computes in float64 whatever that is
-    dtype = jax.dtypes.canonicalize_dtype(getattr(endmembers, "dtype", float))
-    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
-    spectra = jax.lax.stop_gradient(endmembers) if traced else np.asarray(endmembers, np.float64)
-    whitener, good = _whitener(xp, spectra.shape[1], weights, noise_covariance)
-    if good is not None:
-        spectra = xp.where(good, spectra, 0.0)
-    if not traced and not np.isfinite(spectra).all():
-        raise ValueError("endmembers hold NaN or infinite values in bands that count; give those bands weight 0")
-    white = _whiten(xp, spectra, whitener)
 
     columns = baseline_map = None
     if baseline is not None:
@@ -164,31 +153,73 @@ def prepare_for(
             raise ValueError("baseline columns must be finite in bands that count")
         inverse = xp.linalg.pinv(_whiten(xp, columns, whitener))  # [band, term]
         white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
-        baseline_map = _whiten_adjoint(xp, inverse, whitener)
+        baseline_map = whiten_adjoint(xp, inverse, whitener)
 
-    left, singular, right = _svd(xp, white)
+    factor, basis = factored(white, dtype)
     eps = float(jnp.finfo(dtype).eps)
-    # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
-    keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(spectra.dtype).tiny)
-    basis = xp.where(keep, right.T, 0.0)
-    factor = xp.where(keep, left * singular, 0.0).T
     geometry = _geometry(xp, factor, eps, () if traced else regions)
 
     def cast(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
 
     return Prepared(
-        endmembers=_kept(endmembers, good, dtype),
+        endmembers=kept(endmembers, good, dtype),
         whitener=cast(whitener),
         good=cast(good),
-        projector=cast(_whiten_adjoint(xp, basis, whitener)),
+        projector=cast(whiten_adjoint(xp, basis, whitener)),
         baseline=cast(columns),
         baseline_map=cast(baseline_map),
         geometry=cast(geometry),
     )
 
 
-def _kept(endmembers: Any, good: Any, dtype: Any) -> Array:
+def checked(endmembers: Any, weights: Any, noise_covariance: Any, baseline: Any = None) -> tuple[Any, ...]:
+    """What every way to prepare begins with; NumPy in float64, or JAX where anything is a tracer.
+
+    Returns:
+        Endmembers without the bands that do not count, the same whitened, the whitener, the bands that count (None:
+        all), and the precision that jax would give these endmembers.
+    """
+    traced = any(isinstance(x, jax.core.Tracer) for x in (endmembers, weights, noise_covariance, baseline))
+    xp: Any = jnp if traced else np
+    if len(np.shape(endmembers)) != 2 or 0 in np.shape(endmembers):
+        raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
+    dtype = jax.dtypes.canonicalize_dtype(getattr(endmembers, "dtype", float))
+    dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
+    spectra = jnp.asarray(jax.lax.stop_gradient(endmembers)) if traced else np.asarray(endmembers, np.float64)
+    whitener, good = _whitener(xp, spectra.shape[1], weights, noise_covariance)
+    if good is not None:
+        spectra = xp.where(good, spectra, 0.0)
+    if not traced and not np.isfinite(spectra).all():
+        raise ValueError("endmembers hold NaN or infinite values in bands that count; give those bands weight 0")
+    return spectra, _whiten(xp, spectra, whitener), whitener, good, dtype
+
+
+def factored(white: Any, dtype: Any) -> tuple[Any, Any]:
+    """F [latent, endmember] and U [band, latent] of whitened endmembers, ``white = (U F)ᵀ``."""
+    xp: Any = jnp if isinstance(white, jax.Array) else np
+    left, singular, right = _svd(xp, white)
+    eps = float(jnp.finfo(dtype).eps)
+    # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
+    keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(white.dtype).tiny)
+    return xp.where(keep, left * singular, 0.0).T, xp.where(keep, right.T, 0.0)
+
+
+def directions(factor: Any, eps: float) -> tuple[Any, Any, Any]:
+    """F with what rounding left of zero columns taken out, the length that counts as zero, and the part of each
+    column along the mean direction of all."""
+    xp: Any = jnp if isinstance(factor, jax.Array) else np
+    norms = xp.sqrt((factor**2).sum(0))
+    floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
+    norms = xp.where(norms > floor, norms, 0.0)
+    factor = xp.where(norms > 0, factor, 0.0)
+    unit = factor / xp.where(norms > 0, norms, 1.0)
+    mean = unit.mean(1)
+    mean = mean / xp.maximum(xp.sqrt((mean**2).sum()), xp.finfo(factor.dtype).tiny)
+    return factor, floor, mean @ factor
+
+
+def kept(endmembers: Any, good: Any, dtype: Any) -> Array:
     """Endmembers in their precision, zero in bands that do not count; gradients pass."""
     endmembers = jnp.asarray(endmembers, dtype)
     return endmembers if good is None else jnp.where(jnp.asarray(good), endmembers, 0.0)
@@ -236,7 +267,7 @@ def _whiten(xp: Any, spectra: Any, whitener: Any) -> Any:
     return spectra * whitener if whitener.ndim == 1 else spectra @ whitener
 
 
-def _whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
+def whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
     """The map that whitens and then applies ``columns`` [band, k], as one [band, k] matrix."""
     if whitener is None:
         return columns
@@ -245,18 +276,12 @@ def _whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
 
 def _geometry(xp: Any, factor: Any, eps: float, tables: tuple[str, ...]) -> Geometry:
     """The reduced problem of ``factor`` [latent, endmember] for both feasible sets; ``eps`` of the precision."""
-    norms = xp.sqrt((factor**2).sum(0))
-    floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
-    norms = xp.where(norms > floor, norms, 0.0)
-    factor = xp.where(norms > 0, factor, 0.0)
-    unit = factor / xp.where(norms > 0, norms, 1.0)
-    mean = unit.mean(1)
-    mean = mean / xp.maximum(xp.sqrt((mean**2).sum()), xp.finfo(factor.dtype).tiny)
+    factor, floor, reach = directions(factor, eps)
     tables = tables if factor.shape[1] <= TABLE_LIMIT else ()
     return Geometry(
         factor=factor,
         gram=factor.T @ factor,
-        reach=mean @ factor,
+        reach=reach,
         cone=_cone(xp, factor, floor, "cone" in tables),
         simplex=_simplex(xp, factor, floor, "simplex" in tables),
     )

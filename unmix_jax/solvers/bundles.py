@@ -1,0 +1,238 @@
+"""Bundles: many spectra of each material, abundances of the materials.
+
+One spectrum never stands for a material everywhere. A bundle holds several; a pixel may mix them as it likes, and what is
+reported is their sum. A penalty on the norms of the materials' parts keeps materials out that are not there.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.batching import batched
+from unmix_jax.solvers.group_penalty import group_tolerance, hastened
+from unmix_jax.solvers.sparse import PreparedLibrary, answer_of, penalty_weight, prepare_sparse, solution_of, taken
+from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets
+from unmix_jax.solvers.worklist import State, work_off
+from unmix_jax.types import Solution
+
+__all__ = ["PreparedBundles", "bundle_fcls", "prepare_bundles"]
+
+NEGLIGIBLE = 1e-3  # norm below which a class may be left out where its gradients allow
+ENTRY = 1e-2  # norm at which a class is let in
+ROOTS = 12  # Newton steps for the multiplier of a class
+
+
+class PreparedBundles(eqx.Module):
+    """A library whose members belong to classes.
+
+    Attributes:
+        library: what `prepare_sparse` made of the spectra.
+        matrix: 1 where a member belongs to a class, 0 elsewhere.
+        names: of the classes, in the order of the abundances.
+    """
+
+    library: PreparedLibrary
+    matrix: Float[Array, "class member"]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+
+def prepare_bundles(
+    library: Float[Any, "member band"],
+    classes: Sequence[Hashable],
+    *,
+    order: Sequence[Hashable] | None = None,
+    weights: Shaped[Any, "band"] | None = None,
+    noise_covariance: Float[Any, "band band"] | None = None,
+) -> PreparedBundles:
+    """Do once what unmixing with these bundles needs for every pixel.
+
+    Args:
+        library: spectra as rows, in the unit of the pixels. A class may have one spectrum or hundreds; a spectrum of zeros in
+            a class of its own is a shade.
+        classes: the class of each spectrum, a name or a number.
+        order: the classes in the order wanted; None: as they first occur.
+        weights: of the bands, as in `prepare_sparse`.
+        noise_covariance: as in `prepare_sparse`.
+
+    Returns:
+        A `PreparedBundles` pytree.
+
+    Raises:
+        ValueError: another number of classes than of spectra, a class without members, a class left out of the order or
+            named twice, or what `prepare_sparse` raises.
+    """
+    labels = [label.item() if hasattr(label, "item") else label for label in classes]
+    if len(np.shape(library)) == 2 and len(labels) != np.shape(library)[0]:
+        raise ValueError(f"{len(labels)} classes for {np.shape(library)[0]} spectra")
+    wanted = list(dict.fromkeys(labels)) if order is None else list(order)
+    for name in wanted:
+        if name not in labels:
+            raise ValueError(f"class {name!r} has no spectrum in the library")
+        if wanted.count(name) > 1:
+            raise ValueError(f"order names class {name!r} twice")
+    missing = [label for label in labels if label not in wanted]
+    if missing:
+        raise ValueError(f"class {missing[0]!r} has spectra, and the order leaves it out")
+    prepared = prepare_sparse(library, weights=weights, noise_covariance=noise_covariance)
+    matrix = np.asarray([[label == name for label in labels] for name in wanted], float)
+    return PreparedBundles(prepared, jnp.asarray(matrix, prepared.endmembers.dtype), tuple(str(n) for n in wanted))
+
+
+def bundle_fcls(
+    pixel: Float[Any, "band"],
+    bundles: PreparedBundles,
+    *,
+    group: Any = 0.0,
+    by_size: bool = False,
+    slots: int | None = None,
+    max_steps: int = 100,
+) -> Solution:
+    """Fully constrained least squares over bundles, with sparsity among the materials.
+
+    argmin_a ½‖y − aE‖² + group Σ_c w_c ‖a_c‖₂ subject to a ≥ 0 and Σa = 1, over all spectra of all classes; the answer is
+    the sum of each class. ``group=0`` is FCLS over all spectra. Exact: ridges in place of the norms, each problem solved
+    exactly, until the duality gap says so.
+
+    Args:
+        pixel: spectrum, in the unit of the bundles.
+        bundles: of `prepare_bundles`.
+        group: weight of the penalty, in the squared unit of the pixel; an array may be swept without compiling again.
+        by_size: w_c is the square root of the number of spectra of a class, instead of 1.
+        slots: most spectra in one mixture, as in `sunsal`; the penalty spreads a class over many of its spectra.
+        max_steps: most problems with ridges that are solved.
+
+    Returns:
+        A `Solution` of the classes, with the duality gap of the whole problem. ``fitted`` are the abundances of the
+        spectra [member].
+
+    Raises:
+        ValueError: if pixel and bundles differ in their number of bands, or group is negative.
+
+    Reference: Drumetz et al. 2019, 10.1109/TIP.2019.2897254, for penalties on the groups of a bundle.
+    """
+    problem, pixel = taken(pixel, bundles.library)
+    group = penalty_weight("group", group, pixel.dtype)
+
+    def many(bundles: PreparedBundles, z: Array, group: Array) -> tuple[Array, ...]:
+        return _grouped(bundles, z, group, by_size, slots, max_steps)
+
+    found = batched(many, bundles, matmul(pixel, problem.projector), group)
+    solution = solution_of(problem, pixel, *found, enough=group_tolerance(pixel.dtype))
+    members = solution.abundances
+    return eqx.tree_at(
+        lambda s: (s.abundances, s.fitted, s.unique),
+        solution,
+        (matmul(members, bundles.matrix.T), members, None),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def _grouped(
+    bundles: PreparedBundles, z: Array, group: Array, by_size: bool, slots: int | None, max_steps: int
+) -> tuple[Array, ...]:
+    """Many pixels: first without the penalty, then with ridges that approach it."""
+    problem, matrix = bundles.library, bundles.matrix
+    dictionary, count = problem.dictionary, matrix.shape[1]
+    weight = jnp.sqrt(jnp.sum(matrix, 1)) if by_size else jnp.ones(len(matrix), z.dtype)
+    longest = jnp.sqrt(jnp.max(jnp.sum(dictionary.factor**2, 0)))
+    norm = jnp.sqrt(jnp.sum(z**2, 1))
+    own = {
+        "group": group,
+        "never": 1e3 * longest * (norm + longest) + group * jnp.max(weight),
+        "energy": jnp.where(norm > 0, 0.5 * norm**2, 1.0),
+    }
+    enough = 0.5 * group_tolerance(z.dtype)
+
+    def plain(part: State) -> tuple[Array, None]:
+        return 0 * part["group"][:, None], None
+
+    def terms(part: State) -> tuple[Array, Array]:
+        eta = part["eta"].T
+        used = eta > 0
+        ridges = jnp.where(used, part["group"][:, None] * weight / jnp.where(used, eta, 1.0), 0.0)
+        costs = jnp.where(used, 0.0, part["never"][:, None])
+        return matmul(costs, matrix), matmul(ridges, matrix)
+
+    def judged(found: State) -> State:
+        """Objective and gap of the true problem, and the norms that are due."""
+        abundances, rest = dense(found["members"].T, found["amounts"].T, count), found["rest"].T
+        norms = jnp.sqrt(matmul(abundances**2, matrix.T))
+        pull = matmul(rest, dictionary.factor)
+        limit = found["group"][:, None] * weight  # [pixel, class]
+        penalty = jnp.sum(limit * norms, 1)
+        common = _multiplier(pull, matrix, limit)
+        slack = penalty - jnp.sum(pull * abundances, 1)
+        excess = jnp.maximum(slack - jnp.min(common, 1), 0)
+        # a class whose own multiplier is above that of the mixture does not pay
+        lowest = slack[:, None]
+        leaves = (norms < NEGLIGIBLE) & (common > lowest)
+        enters = (norms == 0) & (common < lowest)
+        objective = 0.5 * jnp.sum(rest**2, 1) + penalty
+        return {"objective": objective, "excess": excess, "norms": norms.T, "leaves": leaves.T, "enters": enters.T}
+
+    def due(part: State) -> Array:
+        """Where eta should go: to the norms, to zero, or a little way in."""
+        target = jnp.where(part["leaves"] & part["fell"], 0.0, part["norms"])
+        return jnp.where(part["enters"], part["caution"], target)
+
+    def advance(part: State) -> State:
+        eta, target = part["eta"], due(part)
+        both = (eta > 0) & (target > 0)
+        change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
+        factor = jnp.where(part["fell"], hastened(change, part["change"], part["factor"]), 1.0)
+        factor = jnp.where(both, factor, 0.0)
+        new = jnp.where(both, eta * jnp.exp(jnp.clip(factor * change, -8.0, 8.0)), target)
+        given = {name: part[name] for name in own} | {"eta": new}
+        found = solve_on_working_sets(
+            dictionary, part["z"], terms, given, sum_to_one=True, slots=slots, start=part
+        )
+        now = judged(found)
+        fell = now["objective"] <= part["objective"] + 4 * jnp.finfo(z.dtype).eps * part["energy"]
+        kept = {name: found[name] for name in ("members", "amounts", "rest")} | now | {"eta": new}
+        kept = {name: jnp.where(fell, value, part[name]) for name, value in kept.items()}
+        done = kept["excess"] <= enough * part["energy"]
+        kept |= {"caution": jnp.where(fell, jnp.minimum(2 * part["caution"], ENTRY), 0.1 * part["caution"])}
+        kept |= {"change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell, "done": done}
+        kept |= {"steps": part["steps"] + found["steps"]}
+        return part | {name: jnp.where(part["done"], part[name], value) for name, value in kept.items()}
+
+    state = solve_on_working_sets(dictionary, z.T, plain, own, sum_to_one=True, slots=slots)
+    now = judged(state)
+    state |= now | {
+        "eta": jnp.maximum(now["norms"], ENTRY),
+        "change": jnp.zeros_like(now["norms"]),
+        "factor": jnp.zeros_like(now["norms"]),
+        "caution": jnp.full_like(norm, ENTRY),
+        "fell": jnp.ones_like(state["done"]),
+        "done": ~jnp.isfinite(norm) | (now["excess"] <= enough * own["energy"]),
+    }
+    state = work_off(advance, state, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own))
+    return answer_of(problem, state)
+
+
+def _multiplier(
+    pull: Float[Array, "pixel member"], matrix: Float[Array, "class member"], limit: Float[Array, "pixel class"]
+) -> Float[Array, "pixel class"]:
+    """The largest h with ``limit ‖x‖ − pull·x ≥ h Σx`` for all x ≥ 0 of a class: there ``‖(pull + h)₊‖ = limit``.
+
+    Newton's method from above, then a bound from below: the norm grows at least as fast as h.
+    """
+    highest = jnp.max(jnp.where(matrix > 0, pull[:, None], -jnp.inf), 2)
+
+    def length(h: Array) -> tuple[Array, Array]:
+        positive = jnp.maximum(pull + matmul(h, matrix), 0)
+        return jnp.sqrt(matmul(positive**2, matrix.T)), matmul(positive, matrix.T)
+
+    def step(_: Any, h: Array) -> Array:
+        norm, total = length(h)
+        slope = jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1.0), 1.0)
+        return h - jnp.maximum(norm - limit, 0) / jnp.maximum(slope, 1.0)
+
+    h = jax.lax.fori_loop(0, ROOTS, step, limit - highest)
+    return h - jnp.maximum(length(h)[0] - limit, 0)
