@@ -8,6 +8,8 @@ Each is a function of the mean ``aM`` of a pixel and of its covariance ``N + Σ_
 - `Moments`: band by band, through any function of mean and variance.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
