@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Shaped
 
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.batching import batched
-from unmix_jax.solvers.group_penalty import group_tolerance, hastened
+from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, answer_of, penalty_weight, prepare_sparse, solution_of, taken
-from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets
+from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets, stiffness_of
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
@@ -176,18 +176,23 @@ def _grouped(
         objective = 0.5 * jnp.sum(rest**2, 1) + penalty
         return {"objective": objective, "excess": excess, "norms": norms.T, "leaves": leaves.T, "enters": enters.T}
 
-    def due(part: State) -> Array:
-        """Where eta should go: to the norms, to zero, or a little way in."""
-        target = jnp.where(part["leaves"] & part["fell"], 0.0, part["norms"])
-        return jnp.where(part["enters"], part["caution"], target)
-
     def advance(part: State) -> State:
-        eta, target = part["eta"], due(part)
-        both = (eta > 0) & (target > 0)
-        change = jnp.where(both, jnp.log(jnp.where(both, target / jnp.where(both, eta, 1.0), 1.0)), 0.0)
-        factor = jnp.where(part["fell"], hastened(change, part["change"], part["factor"]), 1.0)
-        factor = jnp.where(both, factor, 0.0)
-        new = jnp.where(both, eta * jnp.exp(jnp.clip(factor * change, -8.0, 8.0)), target)
+        eta, norms = part["eta"], part["norms"]
+        # classes come and go in plain steps; between two such the steps are Newton's
+        pending = jnp.any(part["leaves"] | part["enters"], 0)
+        plain = ~part["fell"] | (pending & (part["since"] >= PAUSE))
+        swap = plain & part["fell"]
+        target = jnp.where(part["leaves"] & swap, 0.0, norms)
+        target = jnp.where(part["enters"] & swap, part["caution"], target)
+        ridges = terms(part)[1]
+
+        def by_class(values: Array, members: Array) -> Array:
+            belongs = matrix.T.at[members].get(mode="fill", fill_value=0.0)  # [pixel, slot, class]
+            return matmul(belongs.mT, matmul(values, belongs))
+
+        stiff = stiffness_of(dictionary, ridges, part["members"].T, part["amounts"].T, by_class, True)
+        share = newton_share(eta.T, norms.T, part["group"][:, None] * weight, stiff).T
+        new = jnp.where(plain, target, eta * (1 + part["length"] * share))
         given = {name: part[name] for name in own} | {"eta": new}
         found = solve_on_working_sets(
             dictionary, part["z"], terms, given, sum_to_one=True, slots=slots, start=part
@@ -196,19 +201,24 @@ def _grouped(
         fell = now["objective"] <= part["objective"] + 4 * jnp.finfo(z.dtype).eps * part["energy"]
         kept = {name: found[name] for name in ("members", "amounts", "rest")} | now | {"eta": new}
         kept = {name: jnp.where(fell, value, part[name]) for name, value in kept.items()}
-        done = kept["excess"] <= enough * part["energy"]
-        kept |= {"caution": jnp.where(fell, jnp.minimum(2 * part["caution"], ENTRY), 0.1 * part["caution"])}
-        kept |= {"change": change, "factor": jnp.where(fell, factor, 0.0), "fell": fell, "done": done}
-        kept |= {"steps": part["steps"] + found["steps"]}
+        less = jnp.where(swap, 0.1, 1.0) * part["caution"]
+        kept |= {
+            "fell": fell,
+            "length": longer(part["length"], plain, fell),
+            "caution": jnp.where(fell, jnp.minimum(2 * part["caution"], ENTRY), less),
+            "since": jnp.where(swap, 0, part["since"] + 1),
+            "steps": part["steps"] + found["steps"],
+            "done": kept["excess"] <= enough * part["energy"],
+        }
         return part | {name: jnp.where(part["done"], part[name], value) for name, value in kept.items()}
 
     state = solve_on_working_sets(dictionary, z.T, plain, own, sum_to_one=True, slots=slots)
     now = judged(state)
     state |= now | {
         "eta": jnp.maximum(now["norms"], ENTRY),
-        "change": jnp.zeros_like(now["norms"]),
-        "factor": jnp.zeros_like(now["norms"]),
         "caution": jnp.full_like(norm, ENTRY),
+        "length": jnp.ones_like(norm),
+        "since": jnp.full(len(z), PAUSE),
         "fell": jnp.ones_like(state["done"]),
         "done": ~jnp.isfinite(norm) | (now["excess"] <= enough * own["energy"]),
     }

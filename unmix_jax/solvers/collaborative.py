@@ -8,16 +8,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
-from unmix_jax.solvers.group_penalty import group_tolerance
+from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
-from unmix_jax.solvers.working_set import dense, solve_on_working_sets, stiffness_of
+from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets, stiffness_of
 from unmix_jax.solvers.worklist import State
 from unmix_jax.types import Solution
 
 __all__ = ["clsunsal"]
 
 ROWS = 128  # members whose steps are foreseen together
-PAUSE = 4  # steps between two at which members come and go
 ENTRIES = 8  # members that come in at a time
 NEGLIGIBLE = 0.05  # of the largest norm: a member below may be left out where that is optimal by itself
 
@@ -129,24 +128,17 @@ def _solve(
             """Newton's step on η, where the minimum over A is taken as a function of η: convex, with η ≥ 0."""
             used = (eta > 0) & (now["norms"] > 0)
             row = jnp.where(used, jnp.cumsum(used) - 1, size).astype(jnp.int32)
-            safe = jnp.where(used, eta, 1.0)
-            found = state["found"]
-            stiff = stiffness_of(
-                problem.dictionary, (l21 / safe)[None], found["members"].T, found["amounts"].T, row, size
-            )
-            pull = jnp.where(used, now["norms"] ** 2 / safe, 0.0)
-            slope, curve, inner = (
-                jnp.zeros(size, z.dtype).at[row].set(x, mode="drop") for x in (0.5 * l21 * (eta - pull), l21 * pull, l21 / safe)
-            )
-            curvature = jnp.diag(curve) - inner[:, None] * stiff * inner
-            share = _bounded_newton(curvature, slope, jnp.sum(used))  # of η
-            return jnp.where(row < size, eta * (1 + state["length"] * share.at[row].get(mode="fill", fill_value=0.0)), target)
+            ridges = jnp.where(used, l21 / jnp.where(used, eta, 1.0), 0.0)
+            stiff = _stiffness(problem, ridges, state["found"], row, size)
+            short = (jnp.zeros(size, z.dtype).at[row].set(x, mode="drop") for x in (eta, now["norms"]))
+            share = newton_share(*short, jnp.full(size, l21), stiff).at[row].get(mode="fill", fill_value=0.0)
+            return jnp.where(row < size, eta * (1 + state["length"] * share), target)
 
         new = jax.lax.cond(plain, lambda: target, foreseen)
         found = solved(new, state["found"])
         then = judged(found)
         fell = then["objective"] <= now["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
-        length = jnp.where(plain, state["length"], jnp.where(fell, jnp.minimum(2 * state["length"], 1.0), 0.3 * state["length"]))
+        length = longer(state["length"], plain, fell)
         best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
@@ -172,16 +164,24 @@ def _solve(
     return abundances, now["norms"], jnp.maximum(now["gap"], 0), state["steps"]
 
 
-def _bounded_newton(curvature: Array, slope: Array, rows: Array) -> Array:
-    """Minimum of the quadratic model over changes from −90 % to tenfold, row after row."""
-    lifted = jnp.diag(curvature) + 1e-9 * jnp.max(jnp.diag(curvature)) + jnp.finfo(slope.dtype).tiny
+def _stiffness(problem: PreparedLibrary, ridges: Array, found: State, row: Array, size: int) -> Array:
+    """How norms answer to ridges, summed over the pixels; ``row`` is that of each member in the result."""
+    members, amounts = found["members"].T, found["amounts"].T
+    pixels, slots = members.shape
+    few = min(CHUNK, pixels)
+    row = jnp.append(row, size)
 
-    def one(i: Array, change: Array) -> Array:
-        row = i % jnp.maximum(rows, 1)
-        descent = slope[row] + jnp.sum(curvature[row] * change)
-        return change.at[row].set(jnp.clip(change[row] - descent / jnp.maximum(lifted[row], 1e-12 * slope[row] ** 2), -0.9, 9.0))
+    def summed(terms: Array, members: Array) -> Array:
+        empty = jnp.zeros((size, size), terms.dtype)
+        return empty.at[row[members][:, :, None], row[members][:, None]].add(terms, mode="drop")
 
-    return jax.lax.fori_loop(0, 60 * rows, one, jnp.zeros_like(slope))
+    def chunk(total: Array, part: Any) -> tuple[Array, None]:
+        return total + stiffness_of(problem.dictionary, ridges[None], *part, summed, False), None
+
+    wide = ((0, -pixels % few), (0, 0))
+    parts = jnp.pad(members, wide, constant_values=len(row) - 1), jnp.pad(amounts, wide)
+    parts = jax.tree.map(lambda x: x.reshape(-1, few, slots), parts)
+    return jax.lax.scan(chunk, jnp.zeros((size, size), amounts.dtype), parts)[0]
 
 
 def _either(condition: Array, new: Any, old: Any) -> Any:

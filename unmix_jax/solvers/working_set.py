@@ -181,17 +181,7 @@ def _rounds(
         members = members.at[:, 0].set(jnp.where(fresh, jnp.argmin(half, 1).astype(jnp.int32), members[:, 0]))
         amounts = amounts.at[:, 0].set(jnp.where(fresh, 1.0, amounts[:, 0]))
 
-    def ridge_of(members: Array) -> Array:
-        ridge = jnp.zeros(members.shape, dtype) if ridges is None else _at(ridges, members) / scale
-        return jnp.where(members < count, ridge + JITTER * eps, 1.0)
-
-    matrix = _couplings(dictionary, members, members, scale, sum_to_one)
-    matrix = matrix + jnp.eye(slots, dtype=dtype) * ridge_of(members)[:, None]
-    if sum_to_one:
-        edge = jnp.ones((pixels, slots, 1), dtype)
-        matrix = jnp.concatenate([matrix, -edge], 2)
-        matrix = jnp.concatenate([matrix, jnp.concatenate([edge, jnp.zeros_like(edge[:, :1])], 1).mT], 1)
-    tableau = jnp.concatenate([matrix, jnp.zeros((pixels, size, 1), dtype)], 2)  # y = K x + c, c the last column
+    tableau = _tableau(dictionary, ridges, members, scale, sum_to_one)
     tableau, inside = _take_up(tableau, amounts > 0, ~part["done"], sum_to_one)
     amounts = _feasible(jnp.where(inside[:, :slots], amounts, 0.0), sum_to_one)
 
@@ -239,7 +229,7 @@ def _rounds(
         exists = jnp.stack([jnp.any(new & (rank == k), 1) for k in range(candidates.shape[1])], 1)
         couple = _couplings(dictionary, members, candidates, scale, sum_to_one)
         self = (jnp.arange(slots)[:, None] == slot[:, None]) & exists[:, None]
-        couple = couple + jnp.where(self, ridge_of(candidates)[:, None], 0.0)
+        couple = couple + jnp.where(self, _ridge(ridges, candidates, count, scale)[:, None], 0.0)
         if sum_to_one:
             couple = jnp.concatenate([couple, jnp.ones_like(couple[:, :1])], 1)
         tableau = _extended(state["tableau"], inside, jnp.where(exists, slot, size), couple, sum_to_one)
@@ -294,52 +284,64 @@ def _feasible(amounts: Array, sum_to_one: bool) -> Array:
 
 
 def stiffness_of(
-    dictionary: Dictionary, ridges: Array, members: Array, amounts: Array, rows: Array, size: int
-) -> Float[Array, "row row"]:
-    """Σ_p a_j a_k [(FᵀF + D)⁻¹]_jk over the supports of all pixels: how amounts answer to ridges D [1, member].
+    dictionary: Dictionary,
+    ridges: Array,
+    members: Array,
+    amounts: Array,
+    reduce: Callable[[Array, Array], Array],
+    sum_to_one: bool,
+) -> Array:
+    """How the amounts of a chunk answer to their ridges: ``a_j a_k [(FᵀF + D)⁻¹]_jk``, on the simplex where asked for.
 
-    ``-2`` times this is the derivative of ``Σ_p a_j²`` in ``D_k``.
+    ``−2`` times the sum over the members j of a group and k of another is the derivative of the squared norm of the one in
+    the ridge of the other.
 
     Args:
         dictionary: the library.
-        ridges: of the members.
+        ridges: of the members, [pixel or 1, member].
         members: working sets [pixel, slot], supports first.
         amounts: of the members [pixel, slot].
-        rows: row of each member in the result; ``size`` or more leaves it out.
-        size: of the result.
+        reduce: from [pixel, slot, slot] and members [pixel, slot] to what is wanted of them.
+        sum_to_one: whether Σa = 1.
     """
+    pixels, slots = members.shape
     scale = jnp.max(jnp.sum(dictionary.factor**2, 0))
     scale = jnp.where(scale > 0, scale, 1.0)
-    eps = jnp.finfo(amounts.dtype).eps
-    slots, count = members.shape[1], dictionary.factor.shape[1]
     sizes = [few for few in SIZES if few < slots] + [slots]
 
-    def with_slots(few: int) -> Callable[[Any], Array]:
-        def add(part: Any) -> Array:
-            members, amounts = part[0][:, :few], part[1][:, :few]
-            ridge = jnp.where(members < count, _at(ridges, members) / scale + JITTER * eps, 1.0)
-            matrix = _couplings(dictionary, members, members, scale, False)
-            matrix = matrix + jnp.eye(few, dtype=amounts.dtype) * ridge[:, None]
-            tableau = jnp.concatenate([matrix, jnp.zeros_like(matrix[..., :1])], 2)
-            tableau, inside = _take_up(tableau, amounts > 0, jnp.ones(len(amounts), bool), False)
-            inverse = jnp.where(inside[:, :, None] & inside[:, None], tableau[..., :few], 0.0)
-            terms = inverse * amounts[:, :, None] * amounts[:, None] / scale
-            row = jnp.append(rows, size)[members]
-            empty = jnp.zeros((size, size), amounts.dtype)
-            return empty.at[row[:, :, None], row[:, None]].add(terms, mode="drop")
+    def with_slots(few: int) -> Callable[[], Array]:
+        def terms() -> Array:
+            chosen, amount = members[:, :few], amounts[:, :few]
+            tableau = _tableau(dictionary, ridges, chosen, scale, sum_to_one)
+            tableau, inside = _take_up(tableau, amount > 0, jnp.any(amount > 0, 1), sum_to_one)
+            inside = inside[:, :few]
+            inverse = jnp.where(inside[:, :, None] & inside[:, None], tableau[:, :few, :few], 0.0)
+            return reduce(inverse * amount[:, :, None] * amount[:, None] / scale, chosen)
 
-        return add
+        return terms
 
-    def chunk(total: Array, part: Any) -> tuple[Array, None]:
-        needed = jnp.max(jnp.sum(part[1] > 0, 1))
-        branch = jnp.minimum(jnp.searchsorted(jnp.asarray(sizes), needed), len(sizes) - 1)
-        return total + jax.lax.switch(branch, [with_slots(few) for few in sizes], part), None
+    needed = jnp.max(jnp.sum(amounts > 0, 1))
+    branch = jnp.minimum(jnp.searchsorted(jnp.asarray(sizes), needed), len(sizes) - 1)
+    return jax.lax.switch(branch, [with_slots(few) for few in sizes])
 
-    pixels = len(members)
-    wide = ((0, -pixels % min(CHUNK, pixels)), (0, 0))
-    parts = jnp.pad(members, wide, constant_values=count), jnp.pad(amounts, wide)
-    parts = jax.tree.map(lambda x: x.reshape(-1, min(CHUNK, pixels), slots), parts)
-    return jax.lax.scan(chunk, jnp.zeros((size, size), amounts.dtype), parts)[0]
+
+def _ridge(ridges: Any, members: Array, count: int, scale: Array) -> Array:
+    """What is added to the diagonal of FᵀF, scaled; one for empty slots."""
+    ridge = 0.0 if ridges is None else _at(ridges, members) / scale
+    return jnp.where(members < count, ridge + JITTER * jnp.finfo(scale.dtype).eps, 1.0)
+
+
+def _tableau(dictionary: Dictionary, ridges: Any, members: Array, scale: Array, sum_to_one: bool) -> Array:
+    """``y = K x + c`` of these members, c = 0 in the last column; the multiplier of the sum is the last unknown."""
+    pixels, slots = members.shape
+    matrix = _couplings(dictionary, members, members, scale, sum_to_one)
+    ridge = _ridge(ridges, members, dictionary.factor.shape[1], scale)
+    matrix = matrix + jnp.eye(slots, dtype=matrix.dtype) * ridge[:, None]
+    if sum_to_one:
+        edge = jnp.ones((pixels, slots, 1), matrix.dtype)
+        matrix = jnp.concatenate([matrix, -edge], 2)
+        matrix = jnp.concatenate([matrix, jnp.concatenate([edge, jnp.zeros_like(edge[:, :1])], 1).mT], 1)
+    return jnp.concatenate([matrix, jnp.zeros_like(matrix[..., :1])], 2)
 
 
 def excess_of(
