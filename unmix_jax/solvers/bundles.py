@@ -194,9 +194,7 @@ def _grouped(
         share = newton_share(eta.T, norms.T, part["group"][:, None] * weight, stiff).T
         new = jnp.where(plain, target, eta * (1 + part["length"] * share))
         given = {name: part[name] for name in own} | {"eta": new}
-        found = solve_on_working_sets(
-            dictionary, part["z"], terms, given, sum_to_one=True, slots=slots, start=part
-        )
+        found = solve_on_working_sets(dictionary, part["z"], terms, given, sum_to_one=True, slots=slots, start=part)
         now = judged(found)
         fell = now["objective"] <= part["objective"] + 4 * jnp.finfo(z.dtype).eps * part["energy"]
         kept = {name: found[name] for name in ("members", "amounts", "rest")} | now | {"eta": new}

@@ -113,8 +113,19 @@ def _solve(
         alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
         least = jnp.sort(strength)[-min(ENTRIES, count)]
-        enter = jnp.where((strength > l21) & (strength >= least) | (norms > 0), jnp.maximum(strength - l21, 0) / jnp.where(lengths > 0, lengths, 1.0), 0.0)
-        return {"objective": objective, "left": left, "gap": (objective - dual) / energy, "norms": norms, "leave": leave, "enter": enter}
+        enter = jnp.where(
+            (strength > l21) & (strength >= least) | (norms > 0),
+            jnp.maximum(strength - l21, 0) / jnp.where(lengths > 0, lengths, 1.0),
+            0.0,
+        )
+        return {
+            "objective": objective,
+            "left": left,
+            "gap": (objective - dual) / energy,
+            "norms": norms,
+            "leave": leave,
+            "enter": enter,
+        }
 
     def step(state: Any) -> Any:
         eta, now, caution = state["eta"], state["now"], state["caution"]
@@ -124,6 +135,7 @@ def _solve(
         swap = plain & state["fell"]
         target = jnp.where(absent, jnp.where(swap, caution * now["enter"], 0.0), now["norms"])
         target = jnp.where(leave & swap, 0.0, target)
+
         def foreseen() -> Array:
             """Newton's step on η, where the minimum over A is taken as a function of η: convex, with η ≥ 0."""
             used = (eta > 0) & (now["norms"] > 0)

@@ -216,16 +216,19 @@ def _reweighted(
         }
         return {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}
 
-    state = work_off(
-        advance, state | {"done": missing}, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own)
-    )
+    state = work_off(advance, state | {"done": missing}, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own))
     return answer_of(problem, state)
 
 
 def solved(problem: PreparedLibrary, z: Array, l1: Array, sum_to_one: bool, slots: int | None) -> tuple[Array, ...]:
     """Abundances and what goes with them of many pixels, each with its own l1."""
     state = solve_on_working_sets(
-        problem.dictionary, z.T, lambda part: (part["l1"][:, None], None), {"l1": l1}, sum_to_one=sum_to_one, slots=slots
+        problem.dictionary,
+        z.T,
+        lambda part: (part["l1"][:, None], None),
+        {"l1": l1},
+        sum_to_one=sum_to_one,
+        slots=slots,
     )
     return answer_of(problem, state)
 
