@@ -65,8 +65,9 @@ def ncm(
         ValueError: distributions or an estimate of another kind, or different numbers of bands.
 
     Reference:
-        Stein 2003, 10.1109/WARSD.2003.1295167; Eches, Dobigeon, Mailhes and Tourneret 2010, 10.1109/TIP.2010.2042993.
-        Theirs have isotropic covariances and no noise of the sensor, and are sampled.
+        Stein 2003, Application of the normal compositional model to the analysis of hyperspectral imagery, IEEE WARSD;
+        Eches, Dobigeon, Mailhes and Tourneret 2010, 10.1109/TIP.2010.2042993. Theirs have isotropic covariances and no
+        noise of the sensor, and are sampled.
     """
     if not isinstance(endmembers, PreparedCompositional) or not isinstance(endmembers.view, Reduced):
         raise ValueError("ncm takes what prepare_ncm made of normal distributions")
