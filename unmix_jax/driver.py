@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Shaped
 
 from unmix_jax.linalg import squared_norm
 from unmix_jax.scenes.scene import Scene
-from unmix_jax.solvers import inversion, least_squares
+from unmix_jax.solvers import inversion, least_squares, sparse
 from unmix_jax.types import Solution
 
 __all__ = ["unmix"]
@@ -87,7 +87,7 @@ def unmix(
     wanted = None if mask is None else np.asarray(mask, bool).reshape(-1)
     good = None if good_bands is None or np.all(good_bands) else jnp.asarray(good_bands, bool)
     nodata_ = None if nodata is None or math.isnan(nodata) else jnp.asarray(nodata, dtype)
-    arrays, static = eqx.partition(least_squares.prepared(inversion.prepared(unmixer)), eqx.is_array)
+    arrays, static = eqx.partition(least_squares.prepared(inversion.prepared(sparse.prepared(unmixer))), eqx.is_array)
     leaves, tree = jax.tree.flatten(static)
     compiled = _compiled(tuple(leaves), tree)
 

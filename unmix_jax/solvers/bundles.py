@@ -1,7 +1,7 @@
 """Bundles: many spectra of each material, abundances of the materials.
 
-One spectrum never stands for a material everywhere. A bundle holds several; a pixel may mix them as it likes, and what is
-reported is their sum. A penalty on the norms of the materials' parts keeps materials out that are not there.
+One spectrum never stands for a material everywhere. A bundle holds several; a pixel may mix them as it likes, and what
+is reported is their sum. A penalty on the norms of the materials' parts keeps materials out that are not there.
 """
 
 from collections.abc import Hashable, Sequence
@@ -17,7 +17,8 @@ from unmix_jax.linalg import matmul
 from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, answer_of, penalty_weight, prepare_sparse, solution_of, taken
-from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets, stiffness_of
+from unmix_jax.solvers.tableau import dense, stiffness_of
+from unmix_jax.solvers.working_set import solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
@@ -25,6 +26,7 @@ __all__ = ["PreparedBundles", "bundle_fcls", "prepare_bundles"]
 
 NEGLIGIBLE = 1e-3  # norm below which a class may be left out where its gradients allow
 ENTRY = 1e-2  # norm at which a class is let in
+FEW = 32  # pixels of a chunk: some take ten times the steps of others
 ROOTS = 12  # Newton steps for the multiplier of a class
 
 
@@ -53,8 +55,8 @@ def prepare_bundles(
     """Do once what unmixing with these bundles needs for every pixel.
 
     Args:
-        library: spectra as rows, in the unit of the pixels. A class may have one spectrum or hundreds; a spectrum of zeros in
-            a class of its own is a shade.
+        library: spectra as rows, in the unit of the pixels. A class may have one spectrum or hundreds; a spectrum of
+            zeros in a class of its own is a shade.
         classes: the class of each spectrum, a name or a number.
         order: the classes in the order wanted; None: as they first occur.
         weights: of the bands, as in `prepare_sparse`.
@@ -95,9 +97,9 @@ def bundle_fcls(
 ) -> Solution:
     """Fully constrained least squares over bundles, with sparsity among the materials.
 
-    argmin_a ½‖y − aE‖² + group Σ_c w_c ‖a_c‖₂ subject to a ≥ 0 and Σa = 1, over all spectra of all classes; the answer is
-    the sum of each class. ``group=0`` is FCLS over all spectra. Exact: ridges in place of the norms, each problem solved
-    exactly, until the duality gap says so.
+    argmin_a ½‖y − aE‖² + group Σ_c w_c ‖a_c‖₂ subject to a ≥ 0 and Σa = 1, over all spectra of all classes; the answer
+    is the sum of each class. ``group=0`` is FCLS over all spectra. Exact: ridges stand for the norms (`group_penalty`),
+    each problem is solved exactly, until the duality gap says that no better mixture exists.
 
     Args:
         pixel: spectrum, in the unit of the bundles.
@@ -114,7 +116,7 @@ def bundle_fcls(
     Raises:
         ValueError: if pixel and bundles differ in their number of bands, or group is negative.
 
-    Reference: Drumetz et al. 2019, 10.1109/TIP.2019.2897254, for penalties on the groups of a bundle.
+    Reference: Drumetz et al. 2019, arXiv:1805.10232, for penalties on the groups of a bundle.
     """
     problem, pixel = taken(pixel, bundles.library)
     group = penalty_weight("group", group, pixel.dtype)
@@ -220,7 +222,7 @@ def _grouped(
         "fell": jnp.ones_like(state["done"]),
         "done": ~jnp.isfinite(norm) | (now["excess"] <= enough * own["energy"]),
     }
-    state = work_off(advance, state, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own))
+    state = work_off(advance, state, chunk=FEW, max_rounds=max_steps, constant=("z", *own))
     return answer_of(problem, state)
 
 

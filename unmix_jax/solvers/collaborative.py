@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
-from unmix_jax.solvers.working_set import CHUNK, dense, solve_on_working_sets, stiffness_of
+from unmix_jax.solvers.tableau import dense, stiffness_of
+from unmix_jax.solvers.working_set import CHUNK, solve_on_working_sets
 from unmix_jax.solvers.worklist import State
 from unmix_jax.types import Solution
 
@@ -31,25 +32,27 @@ def clsunsal(
 ) -> Solution:
     """Sparse unmixing of a scene whose pixels share few members of the library.
 
-    argmin_A ½‖Y − AE‖²_F + l21 Σ_j ‖A_:j‖₂ subject to A ≥ 0: a member is used by many pixels or by none. Exact: ridges in
-    place of the norms (`group_penalty`), each problem solved exactly, until the duality gap says so.
+    argmin_A ½‖Y − AE‖²_F + l21 Σ_j ‖A_:j‖₂ subject to A ≥ 0: a member is used by many pixels or by none. Exact: ridges
+    stand for the norms (`group_penalty`), each problem is solved exactly, until the duality gap says that no better
+    abundances exist.
 
     Args:
         pixels: spectra of the whole scene, in the unit of the library. Those that hold NaN take no part.
         library: spectra as rows, or `PreparedLibrary`.
-        l21: weight of the penalty, in the unit of the pixels squared; it balances with the square root of their number. 0 is
-            non-negative least squares.
+        l21: weight of the penalty, in the squared unit of the pixels; what suits grows with the square root of their
+            number. 0 is non-negative least squares.
         slots: most members of one mixture, as in `sunsal`.
         max_steps: most problems with ridges that are solved.
 
     Returns:
-        A `Solution` with a leading pixel axis. Gap and ``converged`` are those of the scene (relative to ½‖Y‖²_F), the same
-        for each pixel that took part; ``steps`` counts problems with ridges. ``fitted`` are the norms ‖A_:j‖₂ [member].
+        A `Solution` with a leading pixel axis. Gap and ``converged`` are those of the scene (relative to ½‖Y‖²_F), the
+        same for each pixel that took part; ``steps`` counts problems with ridges. ``fitted`` are the norms ‖A_:j‖₂
+        [member].
 
     Raises:
         ValueError: if pixels and library differ in their number of bands, or l21 is negative.
 
-    Reference: Iordache, Bioucas-Dias and Plaza 2014, 10.1109/TGRS.2013.2240001 (problem; their splitting method is not exact).
+    Reference: Iordache et al. 2014, 10.1109/TGRS.2013.2240001 (problem; their splitting method is not exact).
     """
     problem = library if isinstance(library, PreparedLibrary) else prepare_sparse(library)
     if len(np.shape(pixels)) != 2 or pixels.shape[1] != problem.endmembers.shape[1]:
@@ -99,7 +102,7 @@ def _solve(
         return {name: found[name] for name in ("members", "amounts", "rest")}
 
     def judged(found: Any) -> State:
-        """Objective, relative gap, norms of the members, which should leave, and where those that enter should start."""
+        """Objective, relative gap, norms of the members, who should leave, and where those that enter should start."""
         abundances = dense(found["members"].T, found["amounts"].T, count)
         norms = jnp.sqrt(jnp.sum(abundances**2, 0))
         rest = found["rest"].T
@@ -142,8 +145,9 @@ def _solve(
             row = jnp.where(used, jnp.cumsum(used) - 1, size).astype(jnp.int32)
             ridges = jnp.where(used, l21 / jnp.where(used, eta, 1.0), 0.0)
             stiff = _stiffness(problem, ridges, state["found"], row, size)
-            short = (jnp.zeros(size, z.dtype).at[row].set(x, mode="drop") for x in (eta, now["norms"]))
-            share = newton_share(*short, jnp.full(size, l21), stiff).at[row].get(mode="fill", fill_value=0.0)
+            empty = jnp.zeros(size, z.dtype)
+            inner, norms = empty.at[row].set(eta, mode="drop"), empty.at[row].set(now["norms"], mode="drop")
+            share = newton_share(inner, norms, jnp.full(size, l21), stiff).at[row].get(mode="fill", fill_value=0.0)
             return jnp.where(row < size, eta * (1 + state["length"] * share), target)
 
         new = jax.lax.cond(plain, lambda: target, foreseen)
@@ -154,7 +158,8 @@ def _solve(
         best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
-            "eta": jnp.where(fell, new, eta), "fell": fell, "length": length,            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
+            "eta": jnp.where(fell, new, eta), "fell": fell, "length": length,
+            "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
             "best": best, "since": jnp.where(swap, 0, state["since"] + 1),
             "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
         }  # fmt: skip
@@ -187,8 +192,8 @@ def _stiffness(problem: PreparedLibrary, ridges: Array, found: State, row: Array
         empty = jnp.zeros((size, size), terms.dtype)
         return empty.at[row[members][:, :, None], row[members][:, None]].add(terms, mode="drop")
 
-    def chunk(total: Array, part: Any) -> tuple[Array, None]:
-        return total + stiffness_of(problem.dictionary, ridges[None], *part, summed, False), None
+    def chunk(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + stiffness_of(problem.dictionary, ridges[None], part[0], part[1], summed, False), None
 
     wide = ((0, -pixels % few), (0, 0))
     parts = jnp.pad(members, wide, constant_values=len(row) - 1), jnp.pad(amounts, wide)

@@ -1,7 +1,7 @@
 """Abundances over libraries that are larger than any mixture, exact and certified: ``sunsal`` and ``lp_sunsal``.
 
-Each takes one pixel and the library and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever the library
-stands, an array or what `prepare_sparse` made of it may be passed. Derivatives are not taken through these solvers.
+Each takes one pixel and the library and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever the
+library stands, an array or what `prepare_sparse` made of it may be passed. They have no derivatives.
 """
 
 from typing import Any
@@ -16,14 +16,15 @@ from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.residual import squared_residual
+from unmix_jax.solvers.tableau import Dictionary, dense
 from unmix_jax.solvers.tables import checked, directions, factored, kept, whiten_adjoint
-from unmix_jax.solvers.working_set import CHUNK, Dictionary, dense, excess_of, solve_on_working_sets
+from unmix_jax.solvers.working_set import CHUNK, excess_of, solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
 SMALL = 1024  # members of a library whose Gram matrix is kept: 8 MiB in float64
 
-__all__ = ["PreparedLibrary", "lp_sunsal", "prepare_sparse", "sunsal"]
+__all__ = ["PreparedLibrary", "lp_sunsal", "prepare_sparse", "prepared", "sunsal"]
 
 
 class PreparedLibrary(eqx.Module):
@@ -52,7 +53,8 @@ def prepare_sparse(
 ) -> PreparedLibrary:
     """Do once what sparse unmixing with this library needs for every pixel: one singular value decomposition.
 
-    The solvers then minimise ½ (y − aE) W (y − aE)ᵀ plus their penalty, W = diag(weights) or the inverse noise covariance.
+    The solvers then minimise ½ (y − aE) W (y − aE)ᵀ plus their penalty, with W = diag(weights) or the inverse noise
+    covariance.
 
     Args:
         library: spectra as rows, in the unit of the pixels; there may be thousands.
@@ -64,8 +66,8 @@ def prepare_sparse(
         A `PreparedLibrary` pytree.
 
     Raises:
-        ValueError: if shapes disagree, spectra or weights are not finite in the bands that count, weights are negative, or
-            the covariance is not positive definite.
+        ValueError: if shapes disagree, spectra or weights are not finite in the bands that count, weights are negative,
+            or the covariance is not positive definite.
     """
     _, white, whitener, good, dtype = checked(library, weights, noise_covariance)
     xp: Any = jnp if isinstance(white, jax.Array) else np
@@ -94,8 +96,9 @@ def sunsal(
 ) -> Solution:
     """Sparse unmixing by least squares with an l1 penalty, exact.
 
-    argmin_a ½‖y − aE‖² + l1 Σa subject to a ≥ 0, and Σa = 1 where asked for; the penalty is then the constant l1 and changes
-    nothing. ``l1=0`` is non-negative least squares. A spectrum of zeros is a shade under Σa = 1, and never used otherwise.
+    argmin_a ½‖y − aE‖² + l1 Σa subject to a ≥ 0, and Σa = 1 where asked for; the penalty is then the constant l1 and
+    changes nothing. ``l1=0`` is non-negative least squares. A spectrum of zeros is a shade under Σa = 1, and never used
+    otherwise.
 
     Args:
         pixel: spectrum, in the unit of the library.
@@ -106,19 +109,20 @@ def sunsal(
             solution has ``converged`` False and a gap that says by how much.
 
     Returns:
-        A `Solution` with a duality gap over the whole library. `unique` is True where the gradient of every absent member
-        proves that no other mixture is as good.
+        A `Solution` with a duality gap over the whole library. ``unique`` is True where the gradient of every absent
+        member proves that no other mixture is as good.
 
     Raises:
         ValueError: if pixel and library differ in their number of bands, or l1 is negative.
 
-    Reference: Bioucas-Dias and Figueiredo 2010, 10.1109/WHISPERS.2010.5594963 (problem; their splitting method is not exact).
+    Reference:
+        Bioucas-Dias and Figueiredo 2010, 10.1109/WHISPERS.2010.5594963 (problem; their splitting method is not exact).
     """
     problem, pixel = taken(pixel, library)
     l1 = penalty_weight("l1", l1, pixel.dtype)
 
     def many(problem: PreparedLibrary, z: Array, l1: Array) -> tuple[Array, ...]:
-        return solved(problem, z, l1, sum_to_one, slots)
+        return _solved(problem, z, l1, sum_to_one, slots)
 
     return solution_of(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), l1))
 
@@ -138,8 +142,8 @@ def lp_sunsal(
 
     A stationary point of ½‖y − aE‖² + lp (Σ_j (a_j + s)^p)^(1/p), 0 < p ≤ 1, over a ≥ 0, and Σa = 1 unless told
     otherwise. The penalty is concave: its tangent at the last abundances lies above it, and what remains is exact
-    unmixing with a cost for each member. The objective falls with every such step, from those of ``sunsal`` on. It is not
-    convex: another start may end in another point.
+    unmixing with a cost for each member. The objective falls with every such step, from the abundances of ``sunsal``
+    on. It is not convex: another start may end in another point.
 
     Args:
         pixel: spectrum, in the unit of the library.
@@ -152,15 +156,15 @@ def lp_sunsal(
         max_steps: most tangents.
 
     Returns:
-        A `Solution`. Its gap is the duality gap of the problem with the tangent at the abundances found: zero where they are
-        stationary. It does not bound the distance to the global minimum.
+        A `Solution`. Its gap is the duality gap of the problem with the tangent at the abundances found: zero where
+        they are stationary. It does not bound the distance to the global minimum.
 
     Raises:
         ValueError: if pixel and library differ in their number of bands, or lp, p or smoothing are out of range.
 
     Reference:
-        Janiczek et al. 2020, arXiv:2007.05996, for the penalty; Candès, Wakin and Boyd 2008, 10.1007/s00041-008-9045-x, for
-        sparsity by reweighting.
+        Janiczek et al. 2020, arXiv:2007.05996, for the penalty; Candès, Wakin and Boyd 2008,
+        10.1007/s00041-008-9045-x, for sparsity by reweighting.
     """
     problem, pixel = taken(pixel, library)
     lp = penalty_weight("lp", lp, pixel.dtype)
@@ -220,7 +224,16 @@ def _reweighted(
     return answer_of(problem, state)
 
 
-def solved(problem: PreparedLibrary, z: Array, l1: Array, sum_to_one: bool, slots: int | None) -> tuple[Array, ...]:
+def prepared(unmixer: Any) -> Any:
+    """The same unmixer with `prepare_sparse` done, where it is one of these solvers with its library as an array."""
+    if isinstance(unmixer, eqx.Partial) and unmixer.func in (sunsal, lp_sunsal) and not unmixer.args:
+        library = unmixer.keywords.get("library")
+        if library is not None and not isinstance(library, PreparedLibrary):
+            return eqx.Partial(unmixer.func, **{**unmixer.keywords, "library": prepare_sparse(library)})
+    return unmixer
+
+
+def _solved(problem: PreparedLibrary, z: Array, l1: Array, sum_to_one: bool, slots: int | None) -> tuple[Array, ...]:
     """Abundances and what goes with them of many pixels, each with its own l1."""
     state = solve_on_working_sets(
         problem.dictionary,

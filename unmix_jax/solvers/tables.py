@@ -206,8 +206,9 @@ def factored(white: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def directions(factor: Any, eps: float) -> tuple[Any, Any, Any]:
-    """F with what rounding left of zero columns taken out, the length that counts as zero, and the part of each
-    column along the mean direction of all."""
+    """F without what rounding left of zero columns, the length that counts as zero, and the part of each column along
+    the mean direction of all.
+    """
     xp: Any = jnp if isinstance(factor, jax.Array) else np
     norms = xp.sqrt((factor**2).sum(0))
     floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
