@@ -1,9 +1,9 @@
 """Tableaux of few members each: the small problems inside `working_set`, for many pixels at once.
 
-With unknowns ``x`` (abundances, and the multiplier of their sum) and ``y = K x + c`` (gradients), a pivot exchanges one
-x for its y. The block of what is pivoted in is then the inverse of FᵀF + D on the support, and the last column holds the
-abundances inside and the reduced gradients outside. Pixels are first, members sit in slots, and a slot that holds the
-number of members of the library is empty.
+With unknowns ``x`` (abundances, and the multiplier of their sum) and ``y = K x + c`` (gradients), a pivot exchanges
+one x for its y. The block of what is pivoted in is then the inverse of FᵀF + D on the support, and the last column
+holds the abundances inside and the reduced gradients outside. Pixels are first, members sit in slots, and a slot that
+holds the number of members of the library is empty.
 """
 
 from collections.abc import Callable
