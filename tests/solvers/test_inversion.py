@@ -272,14 +272,15 @@ def test_numbers_are_known_and_pixels_may_have_endmembers_of_their_own():
 
 
 @in_float64
-def test_a_phase_function_is_fitted():
-    truth = Hapke(phase_function="legendre", b=jnp.asarray(-0.4))
-    pixel = truth(jnp.array([0.5, 0.3, 0.2]), jnp.asarray(ENDMEMBERS))
+def test_limits_of_a_phase_function_are_those_of_its_arrays():
     start = Hapke(phase_function="legendre", b=jnp.asarray(-0.2))
     limits = tuple(Hapke(phase_function="legendre", b=jnp.asarray(b)) for b in (-1.0, 1.0))
-    solution = single(pixel, prepare_inversion(ENDMEMBERS, start, limits=limits))
-    np.testing.assert_allclose(solution.fitted.mixing.b, -0.4, atol=1e-6)
-    np.testing.assert_allclose(solution.abundances, [0.5, 0.3, 0.2], atol=1e-6)
+    problem = prepare_inversion(ENDMEMBERS, start, limits=limits)
+    np.testing.assert_array_equal([problem.low, problem.high, problem.center], [[-1], [1], [-0.2]])
+    pixel = start(jnp.array([0.5, 0.3, 0.2]), jnp.asarray(ENDMEMBERS))  # where it starts it is linear in albedo
+    np.testing.assert_allclose(
+        problem.straighten(pixel), np.array([0.5, 0.3, 0.2]) @ problem.mixing.albedo_of(ENDMEMBERS)
+    )
 
 
 @in_float64
