@@ -99,7 +99,7 @@ def _solve(
         found = solve_on_working_sets(
             problem.dictionary, z.T, lambda part: (costs, ridges), {}, sum_to_one=False, slots=slots, start=start
         )
-        return {name: found[name] for name in ("members", "amounts", "rest")}
+        return {name: found[name] for name in ("members", "amounts", "rest", "excess")}
 
     def judged(found: Any) -> State:
         """Objective, relative gap, norms of the members, who should leave, and where those that enter should start."""
@@ -113,6 +113,7 @@ def _solve(
         # the residual, shrunk until no member pulls harder than the penalty, is feasible for the dual
         shrink = jnp.minimum(1.0, l21 / jnp.maximum(jnp.max(strength), jnp.finfo(z.dtype).tiny))
         dual = shrink * jnp.sum(rest * z) - 0.5 * shrink**2 * left
+        gap = jnp.where(l21 > 0, objective - dual, jnp.sum(found["excess"])) / energy
         alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
         least = jnp.sort(strength)[-min(ENTRIES, count)]
@@ -124,7 +125,7 @@ def _solve(
         return {
             "objective": objective,
             "left": left,
-            "gap": (objective - dual) / energy,
+            "gap": gap,
             "norms": norms,
             "leave": leave,
             "enter": enter,
@@ -167,7 +168,7 @@ def _solve(
     # from the strongest members where the penalty is spread evenly over the pixels
     even = l21 / jnp.sqrt(jnp.asarray(len(z), z.dtype))
     norms = judged(solved(jnp.full(count, jnp.inf, z.dtype), None, even))["norms"]
-    eta = jnp.where(norms > NEGLIGIBLE * jnp.max(norms), norms, 0.0)
+    eta = jnp.where(norms > NEGLIGIBLE * jnp.max(norms), norms, jnp.where(l21 > 0, 0.0, 1.0))
     found = solved(jnp.where(eta > 0, jnp.inf, 0.0), None, even)
     now = judged(found)
     state = {

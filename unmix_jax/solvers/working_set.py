@@ -28,6 +28,7 @@ from unmix_jax.solvers.tableau import (
     extended,
     feasible,
     mixture,
+    nearest,
     tableau_of,
     take_up,
 )
@@ -211,7 +212,8 @@ def _rounds(
         shift = _times(tableau[..., :-1], jnp.where(inside, local, 0.0))
         tableau = tableau.at[..., -1].set(known - shift)
         limit = 0.5 * small * at(length[None], members) / scale
-        tableau, inside, point, turns = descend(tableau, inside, members < count, amounts, active, limit, sum_to_one)
+        tight = nearest(dictionary, ridges, members, scale, sum_to_one)
+        tableau, inside, point, turns = descend(tableau, inside, tight, amounts, active, limit, sum_to_one)
         return {
             "members": members, "amounts": jnp.where(active[:, None], point, state["amounts"]), "inside": inside,
             "tableau": tableau, "patience": patience, "settled": turns == 0,
