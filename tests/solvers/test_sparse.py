@@ -1,4 +1,7 @@
-"""Sparse unmixing and bundles: SciPy's optimum, penalties that vanish, gaps that bound, and large libraries."""
+"""Sparse unmixing against SciPy, the optimality conditions, and slow convex solves in NumPy."""
+
+import functools
+import types
 
 import equinox as eqx
 import jax
@@ -6,186 +9,341 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from scipy.optimize import minimize, nnls
+from helpers import assert_close
+from jax.extend.core import jaxprs_in_params
+from solvers.cases import numpy_solution, oracle, precision, spectra
 
 from unmix_jax.driver import unmix
-from unmix_jax.solvers.bundles import bundle_fcls, prepare_bundles
 from unmix_jax.solvers.collaborative import clsunsal
-from unmix_jax.solvers.least_squares import fcls
 from unmix_jax.solvers.sparse import lp_sunsal, prepare_sparse, sunsal
+from unmix_jax.solvers.tableau import Dictionary, dense
+from unmix_jax.solvers.working_set import solve_on_working_sets
 
-in_float64 = pytest.mark.usefixtures("x64")
-
-BANDS, MEMBERS, PIXELS = 20, 30, 12
-DRAW = np.random.default_rng(11)
-X = np.linspace(0, 1, BANDS)
-LIBRARY = np.stack([0.5 + 0.3 * np.sin((1 + k / 4) * X * 6 + k) + 0.02 * k / MEMBERS for k in range(MEMBERS)])
-TRUTH = np.zeros((PIXELS, MEMBERS))
-for row in TRUTH:
-    row[DRAW.choice(MEMBERS, 3, replace=False)] = DRAW.dirichlet(np.ones(3))
-SPECTRA = TRUTH @ LIBRARY + 0.01 * DRAW.standard_normal((PIXELS, BANDS))
+SIZES = [(18, 10, "float64"), (9, 20, "float64"), (18, 10, "float32")]  # more members than bands, and fewer
+GAP = {"float32": 3e-5, "float64": 1e-12}
+over_sizes = pytest.mark.parametrize(("count", "bands", "dtype"), SIZES)
+over_regions = pytest.mark.parametrize("sum_to_one", [False, True])
 
 
-def objective(a, pixel, l1):
-    return 0.5 * np.sum((pixel - a @ LIBRARY) ** 2) + l1 * np.sum(a)
+@functools.cache
+def scene(count, bands, dtype, pixels=24):
+    """A library, and noisy mixtures of three of it; the last pixels are a member, negative, and dark."""
+    rng = np.random.default_rng([count, bands])
+    library = spectra(rng, count, bands)
+    truth = np.zeros((pixels, count))
+    for row in truth:
+        row[rng.choice(count, 3, replace=False)] = rng.dirichlet(np.ones(3))
+    pure = truth @ library
+    noisy = pure + 0.02 * rng.normal(size=pure.shape)
+    noisy[-3:] = library[1], -library[2], 0.1 * library[3]
+    return library.astype(dtype), noisy.astype(dtype), truth
 
 
-@pytest.fixture(scope="module")
-def solve():
-    return eqx.filter_jit(
-        lambda pixels, library, l1, sum_to_one: jax.vmap(
-            lambda pixel: sunsal(pixel, library, l1=l1, sum_to_one=sum_to_one)
+@functools.cache
+def compiled(function, **static):
+    """One solver over many pixels, its other options as arrays."""
+    return jax.jit(
+        lambda pixels, library, options: jax.vmap(
+            lambda pixel: function(pixel, library, **options, **static),
         )(pixels)
     )
 
 
-@in_float64
-@pytest.mark.parametrize("l1", [0.0, 0.01, 0.1])
-def test_sunsal_has_the_optimum(solve, l1):
-    solution = solve(SPECTRA, prepare_sparse(LIBRARY), jnp.asarray(l1), False)
-    assert np.all(solution.converged)
-    assert np.max(solution.gap) <= 1e-12
-    for pixel, found in zip(SPECTRA, np.asarray(solution.abundances), strict=True):
-        gradient = LIBRARY @ (found @ LIBRARY - pixel) + l1  # the conditions of the optimum of a convex problem
-        assert found.min() >= 0
-        assert gradient.min() > -1e-9
-        assert abs(gradient @ found) < 1e-9
-        if l1 == 0:
-            assert objective(found, pixel, l1) <= objective(nnls(LIBRARY.T, pixel)[0], pixel, l1) + 1e-10
+def solved(function, pixels, library, options, **static):
+    with precision(pixels.dtype):
+        options = {name: jnp.asarray(value, pixels.dtype) for name, value in options.items()}
+        prepared = prepare_sparse(library)
+        return numpy_solution(compiled(function, **static)(pixels, prepared, options))
 
 
-@in_float64
-def test_on_the_simplex_it_is_fcls_whatever_the_penalty(solve):
-    plain = jax.vmap(lambda pixel: fcls(pixel, LIBRARY))(SPECTRA)
-    for l1 in (0.0, 0.3):
-        solution = solve(SPECTRA, prepare_sparse(LIBRARY), jnp.asarray(l1), True)
-        np.testing.assert_allclose(np.sum(solution.abundances, 1), 1, atol=1e-12)
-        np.testing.assert_allclose(solution.residual, plain.residual, atol=1e-9)
+def gradient(abundances, pixels, library, costs=0.0):
+    """Of the objective, in float64."""
+    abundances, pixels, library = (np.asarray(x, float) for x in (abundances, pixels, library))
+    return (abundances @ library - pixels) @ library.T + costs
 
 
-@in_float64
-def test_driver_single_pixel_and_no_data_agree(solve):
-    pixels = SPECTRA.copy()
-    pixels[3] = np.nan
-    problem, l1 = prepare_sparse(LIBRARY), jnp.asarray(0.01)
-    whole = solve(pixels, problem, l1, False)
-    driven = unmix(eqx.Partial(sunsal, library=problem, l1=l1), pixels, tile=PIXELS)
-    np.testing.assert_allclose(driven.abundances, whole.abundances, atol=1e-10)
-    one = eqx.filter_jit(sunsal)(pixels[0], problem, l1=l1)
-    np.testing.assert_allclose(one.abundances, whole.abundances[0], atol=1e-10)
-    assert np.isnan(driven.abundances[3]).all()
-    assert not driven.converged[3]
+def objective(abundances, pixels, library):
+    abundances, pixels, library = (np.asarray(x, float) for x in (abundances, pixels, library))
+    return 0.5 * ((pixels - abundances @ library) ** 2).sum(-1)
 
 
-def test_float32_is_near_float64(solve):
-    rough = solve(SPECTRA.astype(np.float32), prepare_sparse(LIBRARY.astype(np.float32)), jnp.asarray(0.05), False)
-    with jax.enable_x64(True):
-        exact = solve(SPECTRA, prepare_sparse(LIBRARY), jnp.asarray(0.05), False)
-    assert np.all(rough.converged)
-    for one, other, pixel in zip(rough.abundances, exact.abundances, SPECTRA, strict=True):
-        excess = objective(np.asarray(one, float), pixel, 0.05) - objective(np.asarray(other), pixel, 0.05)
-        assert excess < 1e-4 * 0.5 * np.sum(pixel**2)
+def assert_optimal(abundances, slopes, sum_to_one, tolerance):
+    """Karush, Kuhn and Tucker: nobody outside descends, everybody inside is level."""
+    assert abundances.min() >= 0
+    level = (slopes * abundances).sum(1) if sum_to_one else np.zeros(len(slopes))
+    if sum_to_one:
+        np.testing.assert_allclose(abundances.sum(1), 1, atol=10 * tolerance)
+    assert (slopes - level[:, None]).min() > -tolerance
+    assert np.abs(np.where(abundances > 0, slopes - level[:, None], 0)).max() < tolerance
 
 
-@in_float64
-def test_concave_penalty_is_sparser_and_stationary(solve):
-    problem = prepare_sparse(LIBRARY)
-    plain = solve(SPECTRA, problem, jnp.asarray(0.0), True)
-
-    def one(pixel):
-        return lp_sunsal(pixel, problem, lp=jnp.asarray(0.02), p=jnp.asarray(0.5))
-
-    solution = jax.jit(jax.vmap(one))(SPECTRA)
-    assert np.all(solution.converged)
-    assert np.sum(solution.abundances > 1e-6) < np.sum(plain.abundances > 1e-6)
-
-    def penalised(a, pixel):
-        return 0.5 * np.sum((pixel - a @ LIBRARY) ** 2) + 0.02 * np.sum((a + 1e-3) ** 0.5) ** 2
-
-    for pixel, found in zip(SPECTRA[:4], np.asarray(solution.abundances), strict=False):
-        for step in DRAW.dirichlet(np.ones(MEMBERS), 20):  # no way down nearby
-            near = (1 - 1e-5) * found + 1e-5 * step
-            assert penalised(near, pixel) >= penalised(found, pixel) - 1e-11
+@pytest.mark.parametrize(
+    ("count", "bands", "dtype", "sum_to_one"), [(*size, False) for size in SIZES] + [(18, 10, "float64", True)]
+)
+def test_without_penalty_the_oracle_agrees(count, bands, dtype, sum_to_one):
+    library, pixels, _ = scene(count, bands, dtype)
+    solution = solved(sunsal, pixels, library, {"l1": 0.0}, sum_to_one=sum_to_one)
+    expected = oracle("fcls" if sum_to_one else "nnls", pixels, library)
+    assert_close(solution.abundances, expected, scale=20 if dtype == "float32" else 1)
+    assert solution.gap.max() < GAP[dtype]
+    assert solution.converged.all()
+    worse = objective(solution.abundances, pixels, library) - objective(expected, pixels, library)
+    energy = 0.5 * (np.asarray(pixels, float) ** 2).sum(1)
+    assert np.all(worse / energy <= solution.gap + 60 * np.finfo(dtype).eps)
+    rms = np.sqrt(2 * objective(solution.abundances, pixels, library) / bands)
+    assert_close(solution.residual, rms.astype(dtype))
 
 
-@in_float64
-def test_collaborative_has_the_optimum_of_scipy():
-    library, pixels = LIBRARY[::6], SPECTRA[:3]
-
-    def whole(flat):
-        a = flat.reshape(3, -1)
-        left = a @ library - pixels
-        norms = np.sqrt(np.sum(a**2, 0) + 1e-18)
-        gradient = left @ library.T + 0.3 * a / norms
-        return 0.5 * np.sum(left**2) + 0.3 * np.sum(norms), gradient.ravel()
-
-    solution = clsunsal(jnp.asarray(pixels), library, l21=jnp.asarray(0.3))
-    found = np.asarray(solution.abundances)
-    best = minimize(
-        whole,
-        np.full(found.size, 0.2),
-        jac=True,
-        bounds=[(0, None)] * found.size,
-        options={"ftol": 1e-15, "gtol": 1e-10},
-    )
-    assert whole(found.ravel())[0] <= best.fun + 1e-7
-    assert np.all(solution.converged)
-    gap = float(solution.gap[0]) * 0.5 * np.sum(pixels**2)
-    assert whole(found.ravel())[0] - best.fun <= gap + 1e-7
+@pytest.mark.parametrize("l1", [1e-3, 0.1, 2.0, 1e3])
+@over_sizes
+def test_with_penalty_the_conditions_of_optimality_hold(count, bands, dtype, l1):
+    library, pixels, _ = scene(count, bands, dtype)
+    solution = solved(sunsal, pixels, library, {"l1": l1}, sum_to_one=False)
+    slopes = gradient(solution.abundances, pixels, library, l1)
+    assert_optimal(solution.abundances, slopes, False, {"float32": 2e-5, "float64": 1e-12}[dtype] * max(1, l1))
+    assert solution.converged.all()
+    if l1 > 100:
+        assert solution.abundances.max() == 0
 
 
-CLASSES = [f"class {k // 10}" for k in range(MEMBERS)]
+def test_with_penalty_the_oracle_agrees():
+    """Where some w has Ew = 1, l1 Σa is a change of the pixel: ½‖y − l1 w − aE‖² differs by a constant."""
+    library, pixels, _ = scene(9, 20, "float64")
+    solution = solved(sunsal, pixels, library, {"l1": 0.1}, sum_to_one=False)
+    turn = np.linalg.pinv(library) @ np.ones(9)
+    assert_close(solution.abundances, oracle("nnls", pixels - 0.1 * turn, library))
+    assert solution.unique.all()
 
 
-@in_float64
-def test_bundles_without_a_penalty_are_fcls_over_all_spectra():
-    problem = prepare_bundles(LIBRARY, CLASSES)
-    solution = jax.jit(jax.vmap(lambda pixel: bundle_fcls(pixel, problem)))(SPECTRA)
-    plain = jax.vmap(lambda pixel: fcls(pixel, LIBRARY))(SPECTRA)
-    np.testing.assert_allclose(solution.residual, plain.residual, atol=1e-9)
-    members = np.asarray(solution.fitted)
-    np.testing.assert_allclose(solution.abundances, members.reshape(PIXELS, 3, 10).sum(2), atol=1e-12)
-    assert np.all(solution.converged)
-
-
-@in_float64
-def test_the_group_penalty_has_the_optimum_of_scipy():
-    problem = prepare_bundles(LIBRARY[::5], [CLASSES[k] for k in range(0, MEMBERS, 5)])
-    solution = jax.jit(jax.vmap(lambda pixel: bundle_fcls(pixel, problem, group=jnp.asarray(0.05))))(SPECTRA[:4])
-    library = LIBRARY[::5]
-
-    def whole(a, pixel):
-        norms = np.sqrt(np.sum(a.reshape(3, 2) ** 2, 1) + 1e-18)
-        return 0.5 * np.sum((pixel - a @ library) ** 2) + 0.05 * norms.sum()
-
-    for pixel, found in zip(SPECTRA, np.asarray(solution.fitted), strict=False):
-        best = minimize(
-            whole,
-            np.full(6, 1 / 6),
-            args=(pixel,),
-            bounds=[(0, 1)] * 6,
-            constraints={"type": "eq", "fun": lambda a: a.sum() - 1},
-            method="SLSQP",
-            options={"ftol": 1e-14, "maxiter": 500},
+@over_regions
+def test_costs_and_ridges_of_the_kernel(sum_to_one):
+    """A ridge is a band of its own; a cost on the simplex is one too, by its square."""
+    library, pixels, _ = scene(9, 20, "float64")
+    rng = np.random.default_rng(0)
+    costs, ridges = rng.uniform(0, 0.2, 9), rng.uniform(0, 0.5, (len(pixels), 9))
+    with precision("float64"):
+        dictionary = Dictionary(jnp.asarray(library.T), jnp.ones(9), None)
+        state = solve_on_working_sets(
+            dictionary,
+            jnp.asarray(pixels.T),
+            lambda part: (jnp.asarray(costs)[None], part["ridges"].T),
+            {"ridges": jnp.asarray(ridges.T)},
+            sum_to_one=sum_to_one,
         )
-        assert whole(found, pixel) <= best.fun + 1e-6
-    assert np.all(solution.converged)
+        found = np.asarray(dense(state["members"].T, state["amounts"].T, 9))
+    slopes = gradient(found, pixels, library, costs) + ridges * found
+    assert_optimal(found, slopes, sum_to_one, 1e-11)
+    turn = np.linalg.pinv(library) @ costs
+    for pixel, ridge, abundances in zip(pixels, ridges, found, strict=True):
+        wide = np.hstack([library, np.diag(np.sqrt(ridge))])
+        name = "fcls" if sum_to_one else "nnls"
+        assert_close(abundances, oracle(name, np.append(pixel - turn, np.zeros(9))[None], wide)[0])
 
 
-WRONG = {
-    "bands": (lambda: sunsal(jnp.ones(3), LIBRARY), "bands"),
-    "penalty": (lambda: sunsal(jnp.ones(BANDS), LIBRARY, l1=-1.0), "l1"),
-    "exponent": (lambda: lp_sunsal(jnp.ones(BANDS), LIBRARY, lp=0.1, p=2.0), "p must be"),
-    "scene": (lambda: clsunsal(jnp.ones(BANDS), LIBRARY, l21=0.1), "scene of"),
-    "classes": (lambda: prepare_bundles(LIBRARY, ["a"]), "1 classes for 30"),
-    "empty class": (lambda: prepare_bundles(LIBRARY[:2], ["a", "b"], order=["a", "b", "c"]), "'c' has no spectrum"),
-    "left out": (lambda: prepare_bundles(LIBRARY[:2], ["a", "b"], order=["a"]), "leaves it out"),
-}
+def test_jit_eager_vmap_loop_and_driver():
+    library, pixels, _ = scene(18, 10, "float64")
+    expected = solved(sunsal, pixels, library, {"l1": 0.01}, sum_to_one=False).abundances
+    with precision("float64"):
+        loop = [sunsal(pixel, library, l1=0.01).abundances for pixel in pixels[:4]]  # each on its own, nothing compiled
+        assert_close(np.stack(loop), expected[:4])
+        driven = unmix(eqx.Partial(sunsal, library=library, l1=jnp.asarray(0.01)), pixels, tile=9)
+        assert_close(driven.abundances, expected)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said(name, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    call, message = WRONG[name]
+@over_regions
+def test_order_of_members(sum_to_one):
+    library, pixels, _ = scene(18, 10, "float64")
+    expected = solved(sunsal, pixels, library, {"l1": 0.01}, sum_to_one=sum_to_one).abundances
+    order = np.random.default_rng(1).permutation(18)
+    turned = solved(sunsal, pixels, library[order], {"l1": 0.01}, sum_to_one=sum_to_one)
+    assert_close(turned.abundances, expected[:, order])
+
+
+def test_bands_of_weight_zero_and_weights():
+    library, pixels, _ = scene(9, 20, "float64")
+    weights = np.random.default_rng(2).uniform(0.5, 2, 20)
+    weights[[3, 17]] = 0
+    spoiled, holes = library.copy(), pixels.copy()
+    spoiled[:, 3], holes[:, 17] = np.nan, np.nan
+    with precision("float64"):
+        prepared = prepare_sparse(spoiled, weights=weights)
+        found = jax.jit(jax.vmap(lambda pixel: sunsal(pixel, prepared, l1=0.0)))(holes)
+    root, good = np.sqrt(weights), weights > 0
+    expected = oracle("nnls", (pixels * root)[:, good], (library * root)[:, good])
+    assert_close(np.asarray(found.abundances), expected)
+    assert np.asarray(found.converged).all()
+
+
+def test_a_library_of_thousands_makes_nothing_of_its_square():
+    count, pixels = 1500, 4
+    with precision("float32"):
+        prepared = jax.eval_shape(lambda library: prepare_sparse(library), np.zeros((count, 12), "f4"))
+        traced = jax.make_jaxpr(
+            lambda pixels, prepared: jax.vmap(lambda pixel: sunsal(pixel, prepared, l1=0.1))(pixels)
+        )(np.zeros((pixels, 12), "f4"), prepared)
+
+    def largest(jaxpr):
+        sizes = [np.prod(v.aval.shape) for e in jaxpr.eqns for v in e.outvars if hasattr(v.aval, "shape")]
+        inner = [j for e in jaxpr.eqns for j in jaxprs_in_params(e.params)]
+        return max([*sizes, *(largest(j) for j in inner)], default=0)
+
+    assert prepared.dictionary.gram is None
+    assert largest(traced.jaxpr) <= count * 12
+
+
+def test_too_few_slots_are_told():
+    library, pixels, _ = scene(18, 10, "float64")
+    best = oracle("nnls", pixels, library)
+    solution = solved(sunsal, pixels, library, {"l1": 0.0}, slots=2)
+    needy = (best > 1e-3).sum(1) > 2
+    assert needy.any()
+    assert not solution.converged[needy].any()
+    worse = objective(solution.abundances, pixels, library) - objective(best, pixels, library)
+    assert np.all(worse <= solution.gap * 0.5 * (pixels**2).sum(1) + 1e-13)
+    assert (solution.abundances > 0).sum(1).max() <= 2
+
+
+@over_regions
+def test_pixels_and_libraries_of_every_kind(sum_to_one):
+    """Missing and zero pixels, duplicates, a spectrum of zeros, one member."""
+    library, pixels, _ = scene(18, 10, "float64")
+    library, odd = library.copy(), pixels.copy()
+    library[9:17], library[17] = library[:8], 0
+    odd[3], odd[4] = np.nan, 0
+    solution = solved(sunsal, odd, library, {"l1": 0.0}, sum_to_one=sum_to_one)
+    whole = np.arange(24) != 3
+    assert np.isnan(solution.abundances[3]).all()
+    assert list(solution.converged) == list(whole)
+    best = oracle("fcls" if sum_to_one else "nnls", odd[whole], library[[*range(9), 17]])
+    fits = objective(best, odd[whole], library[[*range(9), 17]])
+    assert_close(objective(solution.abundances[whole], odd[whole], library), fits)
+    assert not solution.unique[:3].any()
+    if sum_to_one:
+        assert_close(solution.abundances[4], np.eye(18)[17])
+    else:
+        assert solution.abundances[whole, 17].max() == 0
+
+
+def test_a_library_of_one():
+    library, pixels, _ = scene(9, 20, "float64")
+    alone = solved(sunsal, pixels, library[:1], {"l1": 0.1}, sum_to_one=False)
+    expected = np.maximum(pixels @ library[0] - 0.1, 0) / (library[0] @ library[0])
+    assert_close(alone.abundances[:, 0], expected)
+
+
+@pytest.mark.parametrize("sum_to_one", [True, False])
+@pytest.mark.parametrize("p", [0.95, 0.5])
+def test_lp_is_stationary_and_below_its_start(p, sum_to_one):
+    library, pixels, _ = scene(18, 10, "float64")
+    weight, smooth = 0.02, 1e-2
+    options = {"lp": weight, "p": p, "smoothing": smooth}
+    solution = solved(lp_sunsal, pixels, library, options, sum_to_one=sum_to_one)
+    assert solution.converged.all()
+    shifted = solution.abundances + smooth
+    tangent = weight * (shifted**p).sum(1, keepdims=True) ** (1 / p - 1) * shifted ** (p - 1)
+    slopes = gradient(solution.abundances, pixels, library, tangent)
+    assert_optimal(solution.abundances, slopes, sum_to_one, 1e-6)
+
+    def whole(abundances):
+        return objective(abundances, pixels, library) + weight * ((abundances + smooth) ** p).sum(1) ** (1 / p)
+
+    start = solved(sunsal, pixels, library, {"l1": weight}, sum_to_one=sum_to_one)
+    assert np.all(whole(solution.abundances) <= whole(start.abundances) + 1e-12)
+    if p == 0.5:
+        assert (solution.abundances > 0).sum() < (start.abundances > 0).sum()
+
+
+def test_lp_of_exponent_one_is_sunsal():
+    library, pixels, _ = scene(18, 10, "float64")
+    found = solved(lp_sunsal, pixels, library, {"lp": 0.05, "p": 1.0, "smoothing": 0.1}, sum_to_one=False)
+    assert_close(found.abundances, solved(sunsal, pixels, library, {"l1": 0.05}, sum_to_one=False).abundances)
+
+
+collaborative = jax.jit(clsunsal)
+
+
+def shared(count=8, bands=6, pixels=5):
+    """A scene small enough for a slow method."""
+    library, _, _ = scene(count, bands, "float64")
+    rng = np.random.default_rng(3)
+    truth = np.zeros((pixels, count))
+    truth[:, [1, 4]] = rng.uniform(0, 1, (pixels, 2))
+    return library, truth @ library + 0.05 * rng.normal(size=(pixels, bands))
+
+
+def slow_collaborative(pixels, library, l21):
+    """Accelerated proximal gradient, many steps."""
+    step = 1 / np.linalg.norm(library @ library.T, 2)
+    abundances = momentum = np.zeros((len(pixels), len(library)))
+    pace = 1.0
+    for _ in range(30000):
+        free = np.maximum(momentum - step * gradient(momentum, pixels, library), 0)
+        norms = np.linalg.norm(free, axis=0)
+        new = free * np.maximum(1 - step * l21 / np.maximum(norms, 1e-300), 0)
+        later = 0.5 * (1 + np.sqrt(1 + 4 * pace**2))
+        momentum = new + (pace - 1) / later * (new - abundances)
+        abundances, pace = new, later
+    return abundances
+
+
+@pytest.mark.parametrize("l21", [0.0, 0.02, 0.3, 100.0])
+def test_clsunsal_finds_what_a_slow_method_finds(l21):
+    library, pixels = shared()
+    with precision("float64"):
+        solution = numpy_solution(collaborative(pixels, library, l21=l21))
+    expected = slow_collaborative(pixels, library, l21)
+
+    def whole(abundances):
+        return objective(abundances, pixels, library).sum() + l21 * np.linalg.norm(abundances, axis=0).sum()
+
+    energy = 0.5 * (pixels**2).sum()
+    assert whole(solution.abundances) <= whole(expected) + 1e-9 * energy
+    assert solution.abundances.min() >= 0
+    assert solution.gap.max() < 1e-8
+    assert solution.converged.all()
+    assert_close(solution.fitted, np.linalg.norm(solution.abundances, axis=0))
+    if l21 == 0.3:
+        assert_close(solution.abundances, expected, scale=100)
+        assert 0 < (solution.fitted > 0).sum() < 5
+    if l21 == 100:
+        assert solution.abundances.max() == 0
+
+
+def test_clsunsal_leaves_missing_pixels_out():
+    library, pixels = shared()
+    holes, dark = pixels.copy(), pixels.copy()
+    holes[2], dark[2] = np.nan, 0  # a dark pixel is in nobody's way
+    with precision("float64"):
+        with_holes = numpy_solution(collaborative(holes, library, l21=0.3))
+        without = numpy_solution(collaborative(dark, library, l21=0.3))
+    there = np.arange(5) != 2
+    assert_close(with_holes.abundances[there], without.abundances[there])
+    assert np.isnan(with_holes.abundances[2]).all()
+    assert list(with_holes.converged) == list(there)
+
+
+BAD = types.MappingProxyType(
+    {
+        "more bands": (lambda e, y: sunsal(y[0, :5], e, l1=0.1), "the library has 20 bands, pixels have 5"),
+        "many pixels": (lambda e, y: sunsal(y, e, l1=0.1), r"one pixel is \[band\], got shape \(24, 20\)"),
+        "negative l1": (lambda e, y: sunsal(y[0], e, l1=-1.0), "l1 must be one number that is not negative, got -1.0"),
+        "several l1": (lambda e, y: sunsal(y[0], e, l1=np.ones(2)), "l1 must be one number"),
+        "negative lp": (lambda e, y: lp_sunsal(y[0], e, lp=-1.0), "lp must be one number that is not negative"),
+        "p": (lambda e, y: lp_sunsal(y[0], e, lp=0.1, p=1.5), "p must be positive and at most 1, got 1.5"),
+        "smoothing": (lambda e, y: lp_sunsal(y[0], e, lp=0.1, smoothing=0.0), "smoothing must be positive, got 0.0"),
+        "one spectrum": (lambda e, y: prepare_sparse(e[0]), r"endmembers must be \[endmember, band\]"),
+        "missing values": (lambda e, y: prepare_sparse(e * np.nan), "NaN or infinite"),
+        "weights": (lambda e, y: prepare_sparse(e, weights=-np.ones(20)), "weights must be finite, not negative"),
+        "a scene of one pixel": (lambda e, y: clsunsal(y[0], e, l21=0.1), r"clsunsal takes a scene of \[pixel, 20"),
+        "negative l21": (lambda e, y: clsunsal(y, e, l21=-0.1), "l21 must be one number that is not negative"),
+    }
+)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name, monkeypatch):
+    library, pixels, _ = scene(9, 20, "float32")
+    call, message = BAD[name]
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # without shape checks, as users call
     with pytest.raises(ValueError, match=message):
-        call()
+        call(library, pixels)

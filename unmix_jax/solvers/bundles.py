@@ -18,7 +18,7 @@ from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, answer_of, penalty_weight, prepare_sparse, solution_of, taken
 from unmix_jax.solvers.tableau import dense, stiffness_of
-from unmix_jax.solvers.working_set import solve_on_working_sets
+from unmix_jax.solvers.working_set import empty, solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
@@ -151,9 +151,6 @@ def _grouped(
     }
     enough = 0.5 * group_tolerance(z.dtype)
 
-    def plain(part: State) -> tuple[Array, None]:
-        return 0 * part["group"][:, None], None
-
     def terms(part: State) -> tuple[Array, Array]:
         eta = part["eta"].T
         used = eta > 0
@@ -195,15 +192,18 @@ def _grouped(
         stiff = stiffness_of(dictionary, ridges, part["members"].T, part["amounts"].T, by_class, True)
         share = newton_share(eta.T, norms.T, part["group"][:, None] * weight, stiff).T
         new = jnp.where(plain, target, eta * (1 + part["length"] * share))
+        new = jnp.where(part["fresh"], jnp.inf, new)  # first without the penalty
         given = {name: part[name] for name in own} | {"eta": new}
         found = solve_on_working_sets(dictionary, part["z"], terms, given, sum_to_one=True, slots=slots, start=part)
         now = judged(found)
         fell = now["objective"] <= part["objective"] + 4 * jnp.finfo(z.dtype).eps * part["energy"]
+        new = jnp.where(part["fresh"], jnp.maximum(now["norms"], ENTRY), new)
         kept = {name: found[name] for name in ("members", "amounts", "rest")} | now | {"eta": new}
         kept = {name: jnp.where(fell, value, part[name]) for name, value in kept.items()}
         less = jnp.where(swap, 0.1, 1.0) * part["caution"]
         kept |= {
             "fell": fell,
+            "fresh": jnp.zeros_like(fell),
             "length": longer(part["length"], plain, fell),
             "caution": jnp.where(fell, jnp.minimum(2 * part["caution"], ENTRY), less),
             "since": jnp.where(swap, 0, part["since"] + 1),
@@ -212,15 +212,19 @@ def _grouped(
         }
         return part | {name: jnp.where(part["done"], part[name], value) for name, value in kept.items()}
 
-    state = solve_on_working_sets(dictionary, z.T, plain, own, sum_to_one=True, slots=slots)
-    now = judged(state)
-    state |= now | {
-        "eta": jnp.maximum(now["norms"], ENTRY),
-        "caution": jnp.full_like(norm, ENTRY),
-        "length": jnp.ones_like(norm),
-        "since": jnp.full(len(z), PAUSE),
-        "fell": jnp.ones_like(state["done"]),
-        "done": ~jnp.isfinite(norm) | (now["excess"] <= enough * own["energy"]),
+    classes, pixels = len(matrix), len(z)
+    state = empty(dictionary, z.T, slots) | own
+    state |= {
+        "objective": jnp.full(pixels, jnp.inf, z.dtype),
+        "eta": jnp.zeros((classes, pixels), z.dtype),
+        "norms": jnp.zeros((classes, pixels), z.dtype),
+        "leaves": jnp.zeros((classes, pixels), bool),
+        "enters": jnp.zeros((classes, pixels), bool),
+        "caution": jnp.full(pixels, ENTRY, z.dtype),
+        "length": jnp.ones(pixels, z.dtype),
+        "since": jnp.full(pixels, PAUSE),
+        "fell": jnp.ones(pixels, bool),
+        "fresh": jnp.ones(pixels, bool),
     }
     state = work_off(advance, state, chunk=FEW, max_rounds=max_steps, constant=("z", *own))
     return answer_of(problem, state)

@@ -11,7 +11,7 @@ from unmix_jax.linalg import matmul
 from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
 from unmix_jax.solvers.tableau import dense, stiffness_of
-from unmix_jax.solvers.working_set import CHUNK, solve_on_working_sets
+from unmix_jax.solvers.working_set import CHUNK, empty, solve_on_working_sets
 from unmix_jax.solvers.worklist import State
 from unmix_jax.types import Solution
 
@@ -99,7 +99,7 @@ def _solve(
         found = solve_on_working_sets(
             problem.dictionary, z.T, lambda part: (costs, ridges), {}, sum_to_one=False, slots=slots, start=start
         )
-        return {name: found[name] for name in ("members", "amounts", "rest")}
+        return {name: found[name] for name in ("members", "amounts", "rest", "excess")}
 
     def judged(found: Any) -> State:
         """Objective, relative gap, norms of the members, who should leave, and where those that enter should start."""
@@ -113,6 +113,7 @@ def _solve(
         # the residual, shrunk until no member pulls harder than the penalty, is feasible for the dual
         shrink = jnp.minimum(1.0, l21 / jnp.maximum(jnp.max(strength), jnp.finfo(z.dtype).tiny))
         dual = shrink * jnp.sum(rest * z) - 0.5 * shrink**2 * left
+        gap = jnp.where(l21 > 0, objective - dual, jnp.sum(found["excess"])) / energy
         alone = jnp.sqrt(jnp.sum(jnp.maximum(pull + lengths * abundances, 0) ** 2, 0))
         leave = (alone <= l21) & (norms <= NEGLIGIBLE * jnp.max(norms))
         least = jnp.sort(strength)[-min(ENTRIES, count)]
@@ -123,8 +124,7 @@ def _solve(
         )
         return {
             "objective": objective,
-            "left": left,
-            "gap": (objective - dual) / energy,
+            "gap": gap,
             "norms": norms,
             "leave": leave,
             "enter": enter,
@@ -145,33 +145,36 @@ def _solve(
             row = jnp.where(used, jnp.cumsum(used) - 1, size).astype(jnp.int32)
             ridges = jnp.where(used, l21 / jnp.where(used, eta, 1.0), 0.0)
             stiff = _stiffness(problem, ridges, state["found"], row, size)
-            empty = jnp.zeros(size, z.dtype)
-            inner, norms = empty.at[row].set(eta, mode="drop"), empty.at[row].set(now["norms"], mode="drop")
+            blank = jnp.zeros(size, z.dtype)
+            inner, norms = blank.at[row].set(eta, mode="drop"), blank.at[row].set(now["norms"], mode="drop")
             share = newton_share(inner, norms, jnp.full(size, l21), stiff).at[row].get(mode="fill", fill_value=0.0)
             return jnp.where(row < size, eta * (1 + state["length"] * share), target)
 
         new = jax.lax.cond(plain, lambda: target, foreseen)
-        found = solved(new, state["found"])
+        # first with the penalty spread evenly over the pixels, for all members; from there the strongest go on
+        opening = state["steps"] == 0
+        found = solved(jnp.where(opening, jnp.inf, new), state["found"], jnp.where(opening, even, 0.0))
         then = judged(found)
+        strong = jnp.where(then["norms"] > NEGLIGIBLE * jnp.max(then["norms"]), then["norms"], 0.0)
+        new = jnp.where(opening, strong, new)
         fell = then["objective"] <= now["objective"] * (1 + 4 * jnp.finfo(z.dtype).eps)
         length = longer(state["length"], plain, fell)
+        kept = then | {"objective": jnp.where(opening, jnp.inf, then["objective"])}
         best = _either(then["gap"] < state["best"][1]["gap"], (found, then), state["best"])
         # where a long step went too far, plain steps start from where it came from
         return {
             "eta": jnp.where(fell, new, eta), "fell": fell, "length": length,
             "caution": jnp.where(fell, jnp.minimum(2 * caution, 1.0), jnp.where(swap, 0.1, 1.0) * caution),
             "best": best, "since": jnp.where(swap, 0, state["since"] + 1),
-            "found": _either(fell, found, state["found"]), "now": _either(fell, then, now), "steps": state["steps"] + 1,
+            "found": _either(fell, found, state["found"]), "now": _either(fell, kept, now), "steps": state["steps"] + 1,
         }  # fmt: skip
 
-    # from the strongest members where the penalty is spread evenly over the pixels
     even = l21 / jnp.sqrt(jnp.asarray(len(z), z.dtype))
-    norms = judged(solved(jnp.full(count, jnp.inf, z.dtype), None, even))["norms"]
-    eta = jnp.where(norms > NEGLIGIBLE * jnp.max(norms), norms, 0.0)
-    found = solved(jnp.where(eta > 0, jnp.inf, 0.0), None, even)
-    now = judged(found)
-    state = {
-        "eta": eta, "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
+    nothing = empty(problem.dictionary, z.T, slots)
+    found = {name: nothing[name] for name in ("members", "amounts", "rest", "excess")}
+    now = judged(found) | {"objective": jnp.asarray(jnp.inf, z.dtype), "gap": jnp.asarray(jnp.inf, z.dtype)}
+    state: Any = {
+        "eta": jnp.zeros(count, z.dtype), "fell": jnp.asarray(True), "caution": jnp.ones((), z.dtype),
         "length": jnp.ones((), z.dtype), "since": jnp.asarray(PAUSE),
         "best": (found, now), "found": found, "now": now, "steps": jnp.asarray(0, jnp.int32),
     }  # fmt: skip
@@ -189,8 +192,8 @@ def _stiffness(problem: PreparedLibrary, ridges: Array, found: State, row: Array
     row = jnp.append(row, size)
 
     def summed(terms: Array, members: Array) -> Array:
-        empty = jnp.zeros((size, size), terms.dtype)
-        return empty.at[row[members][:, :, None], row[members][:, None]].add(terms, mode="drop")
+        blank = jnp.zeros((size, size), terms.dtype)
+        return blank.at[row[members][:, :, None], row[members][:, None]].add(terms, mode="drop")
 
     def chunk(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         return total + stiffness_of(problem.dictionary, ridges[None], part[0], part[1], summed, False), None

@@ -18,7 +18,7 @@ from unmix_jax.solvers.batching import batched
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tableau import Dictionary, dense
 from unmix_jax.solvers.tables import checked, directions, factored, kept, whiten_adjoint
-from unmix_jax.solvers.working_set import CHUNK, excess_of, solve_on_working_sets
+from unmix_jax.solvers.working_set import CHUNK, empty, excess_of, solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
@@ -195,14 +195,9 @@ def _reweighted(
     dictionary, count = problem.dictionary, problem.endmembers.shape[0]
     enough = 0.3 * tolerance(z.dtype)
 
-    def first(part: State) -> tuple[Array, None]:
-        return part["lp"][:, None], None
-
-    state = solve_on_working_sets(dictionary, z.T, first, own, sum_to_one=sum_to_one, slots=slots)
-    missing = ~jnp.isfinite(jnp.sum(z, 1))
-
     def advance(part: State) -> State:
-        given = {name: part[name] for name in own} | {"costs": _tangent(part, count).T}
+        costs = jnp.where(part["fresh"], part["lp"], _tangent(part, count).T)
+        given = {name: part[name] for name in own} | {"costs": costs}
         new = solve_on_working_sets(
             dictionary, part["z"], lambda s: (s["costs"].T, None), given, sum_to_one=sum_to_one, slots=slots, start=part
         )
@@ -213,14 +208,16 @@ def _reweighted(
         slack, norm = jnp.sum(gradient * abundances, 1), jnp.sqrt(jnp.sum(new["z"] ** 2, 0))
         value = 0.5 * jnp.sum(rest**2, 1) + jnp.sum(costs * abundances, 1)
         excess = excess_of(dictionary, gradient, costs, slack, value, norm, sum_to_one)
-        new = {name: new[name] for name in part} | {
+        new = {name: new[name] for name in part if name != "fresh"} | {
+            "fresh": jnp.zeros_like(part["fresh"]),
             "excess": excess,
             "steps": part["steps"] + new["steps"],
             "done": excess <= 0.5 * enough * norm**2,
         }
         return {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}
 
-    state = work_off(advance, state | {"done": missing}, chunk=CHUNK, max_rounds=max_steps, constant=("z", *own))
+    state = empty(dictionary, z.T, slots) | own | {"fresh": jnp.ones(len(z), bool)}
+    state = work_off(advance, state, chunk=CHUNK, max_rounds=max_steps + 1, constant=("z", *own))
     return answer_of(problem, state)
 
 

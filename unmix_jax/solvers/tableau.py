@@ -1,9 +1,9 @@
 """Tableaux of few members each: the small problems inside `working_set`, for many pixels at once.
 
-With unknowns ``x`` (abundances, and the multiplier of their sum) and ``y = K x + c`` (gradients), a pivot exchanges
-one x for its y. The block of what is pivoted in is then the inverse of FᵀF + D on the support, and the last column
-holds the abundances inside and the reduced gradients outside. Pixels are first, members sit in slots, and a slot that
-holds the number of members of the library is empty.
+With unknowns ``x`` (abundances, and the multiplier of their sum) and ``y = K x + c`` (gradients), a pivot exchanges one
+x for its y. The block of what is pivoted in is then the inverse of FᵀF + D on the support, and the last column holds
+the abundances inside and the reduced gradients outside. Pixels are first, members sit in slots, and a slot that holds
+the number of members of the library is empty.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,13 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 
 __all__ = [
-    "Dictionary", "at", "couplings", "dense", "descend", "diagonal", "extended", "feasible", "mixture", "stiffness_of",
-    "tableau_of", "take_up",
+    "Dictionary", "at", "couplings", "dense", "descend", "diagonal", "extended", "feasible", "mixture", "nearest",
+    "stiffness_of", "tableau_of", "take_up",
 ]  # fmt: skip
 
 SIZES = (16, 32, 56)  # slots, the fewest that are enough
-JITTER = 16  # units in the last place on the diagonal of FᵀF: what it cannot tell anyway
+JITTER = 1  # units in the last place on the diagonal of FᵀF
+INDEPENDENT = 100  # units in the last place of its squared length: closer to the span of the support a member depends
 
 
 class Dictionary(eqx.Module):
@@ -117,6 +118,14 @@ def diagonal(ridges: Any, members: Array, count: int, scale: Array) -> Array:
     return jnp.where(members < count, ridge + JITTER * jnp.finfo(scale.dtype).eps, 1.0)
 
 
+def nearest(dictionary: Dictionary, ridges: Any, members: Array, scale: Array, sum_to_one: bool) -> Array:
+    """Squared distance from the span of the support below which members depend on it; infinite for empty slots."""
+    lengths = jnp.sum(dictionary.factor**2, 0)[None] / scale
+    squares = at(lengths, members) + diagonal(ridges, members, lengths.shape[1], scale) + (1.0 if sum_to_one else 0.0)
+    tight = INDEPENDENT * jnp.finfo(squares.dtype).eps * squares
+    return jnp.where(members < lengths.shape[1], tight, jnp.inf)
+
+
 def tableau_of(dictionary: Dictionary, ridges: Any, members: Array, scale: Array, sum_to_one: bool) -> Array:
     """``y = K x + c`` of these members, c = 0 in the last column; the multiplier of the sum is the last unknown."""
     pixels, slots = members.shape
@@ -148,7 +157,7 @@ def take_up(tableau: Array, support: Array, active: Array, sum_to_one: bool) -> 
     """Pivot the support in, slot after slot; what depends on the rest of it stays out."""
     pixels, size = tableau.shape[:2]
     slots = support.shape[1]
-    tight = 4 * jnp.finfo(tableau.dtype).eps
+    tight = INDEPENDENT * jnp.finfo(tableau.dtype).eps * jnp.diagonal(tableau[:, :slots, :slots], axis1=1, axis2=2)
     inside = jnp.zeros((pixels, size), bool)
     first = 0
     if sum_to_one:
@@ -159,7 +168,7 @@ def take_up(tableau: Array, support: Array, active: Array, sum_to_one: bool) -> 
 
     def step(slot: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         tableau, inside = carry
-        moves = active & support[:, slot] & (tableau[:, slot, slot] > tight)
+        moves = active & support[:, slot] & (tableau[:, slot, slot] > tight[:, slot])
         return _pivot(tableau, jnp.full(pixels, slot), moves), inside.at[:, slot].set(moves)
 
     occupied = jnp.max(jnp.where(active, jnp.sum(support, 1), 0))
@@ -193,11 +202,13 @@ def feasible(amounts: Array, sum_to_one: bool) -> Array:
 
 
 def descend(
-    tableau: Array, inside: Array, filled: Array, point: Array, active: Array, limit: Array, sum_to_one: bool
+    tableau: Array, inside: Array, tight: Array, point: Array, active: Array, limit: Array, sum_to_one: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """The small problem by single pivots from a point of its feasible set: tableau, support, point and pivots."""
-    pixels, slots = filled.shape
-    eps = jnp.finfo(tableau.dtype).eps
+    """The small problem by single pivots from a point of its feasible set: tableau, support, point and pivots.
+
+    In comes who descends by more than ``limit`` and is farther than ``tight`` (squared) from the span of the support.
+    """
+    pixels, slots = tight.shape
     slot = jnp.arange(inside.shape[1])
 
     def step(state: Any) -> Any:
@@ -213,7 +224,7 @@ def descend(
         walked = jnp.where(slot[:slots] == leaving[:, None], 0.0, jnp.maximum(point + way * (goal - point), 0))
         # or in with the member of steepest descent, unless it depends on those that are in
         diagonal = jnp.diagonal(tableau[:, :slots, :slots], axis1=1, axis2=2)
-        descent = jnp.where(within | ~filled | (diagonal < 4 * eps), jnp.inf, constant)
+        descent = jnp.where(within | ~(diagonal > tight), jnp.inf, constant)
         entering = jnp.argmin(descent / limit, 1)
         optimal = ~hit & ~jnp.any(descent < -limit, 1)
         chosen = jnp.where(hit, leaving, entering)

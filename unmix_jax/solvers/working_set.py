@@ -28,12 +28,13 @@ from unmix_jax.solvers.tableau import (
     extended,
     feasible,
     mixture,
+    nearest,
     tableau_of,
     take_up,
 )
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["CHUNK", "excess_of", "solve_on_working_sets"]
+__all__ = ["CHUNK", "empty", "excess_of", "solve_on_working_sets"]
 
 CHUNK = 256
 ROUNDS = 8  # of a chunk, after which it is put together again from pixels that are not done
@@ -70,20 +71,9 @@ def solve_on_working_sets(
         The state: ``members`` and ``amounts`` [slot, pixel], ``rest`` (z − Fa), ``steps``, ``objective``, ``excess``
         (bound on the objective minus its minimum), ``alone`` (no absent member could be as good).
     """
-    latent, count = dictionary.factor.shape
-    slots = min(count, slots or min(latent + 1, SLOTS))
-    pixels, dtype = z.shape[1], z.dtype
-    state = {
-        "z": z,
-        "members": jnp.full((slots, pixels), count, jnp.int32),
-        "amounts": jnp.zeros((slots, pixels), dtype),
-        "rest": z,
-        "objective": jnp.full(pixels, jnp.nan, dtype),
-        "excess": jnp.full(pixels, jnp.inf, dtype),
-        "steps": jnp.zeros(pixels, jnp.int32),
-        "alone": jnp.zeros(pixels, bool),
-        "done": ~jnp.isfinite(jnp.sum(z, 0)),
-    } | own
+    count = dictionary.factor.shape[1]
+    state = empty(dictionary, z, slots) | own
+    slots = len(state["members"])
     if start is not None:
         state |= {"members": start["members"], "amounts": start["amounts"]}
     sizes = [size for size in SIZES if size < slots] + [slots]
@@ -111,6 +101,24 @@ def solve_on_working_sets(
 
     state = work_off(advance, state, chunk=CHUNK, max_rounds=MAX_CHUNK_ROUNDS, constant=("z", *own))
     return state | {"excess": jnp.where(jnp.isfinite(state["excess"]), state["excess"], jnp.nan)}
+
+
+def empty(dictionary: Dictionary, z: Float[Array, "latent pixel"], slots: int | None) -> State:
+    """The state before anything is known."""
+    latent, count = dictionary.factor.shape
+    slots = min(count, slots or min(latent + 1, SLOTS))
+    pixels, dtype = z.shape[1], z.dtype
+    return {
+        "z": z,
+        "members": jnp.full((slots, pixels), count, jnp.int32),
+        "amounts": jnp.zeros((slots, pixels), dtype),
+        "rest": z,
+        "objective": jnp.full(pixels, jnp.nan, dtype),
+        "excess": jnp.full(pixels, jnp.inf, dtype),
+        "steps": jnp.zeros(pixels, jnp.int32),
+        "alone": jnp.zeros(pixels, bool),
+        "done": ~jnp.isfinite(jnp.sum(z, 0)),
+    }
 
 
 def _times(tensor: Array, vector: Array) -> Array:
@@ -211,7 +219,8 @@ def _rounds(
         shift = _times(tableau[..., :-1], jnp.where(inside, local, 0.0))
         tableau = tableau.at[..., -1].set(known - shift)
         limit = 0.5 * small * at(length[None], members) / scale
-        tableau, inside, point, turns = descend(tableau, inside, members < count, amounts, active, limit, sum_to_one)
+        tight = nearest(dictionary, ridges, members, scale, sum_to_one)
+        tableau, inside, point, turns = descend(tableau, inside, tight, amounts, active, limit, sum_to_one)
         return {
             "members": members, "amounts": jnp.where(active[:, None], point, state["amounts"]), "inside": inside,
             "tableau": tableau, "patience": patience, "settled": turns == 0,
