@@ -145,7 +145,7 @@ def test_shade_and_missing_pixels():
         (lambda e: prepare_bundles(e, CLASSES, order=["soil", "soil"]), "order names class 'soil' twice"),
         (lambda e: prepare_bundles(e, CLASSES[:4]), "4 classes for 7 spectra"),
         (lambda e: bundle_fcls(e[0], prepare_bundles(e, CLASSES), group=-1.0), "group must be one number that is not"),
-        (lambda e: bundle_fcls(e[0, :5], prepare_bundles(e, CLASSES)), "the library has 12 bands, pixels have 5"),
+        (lambda e: bundle_fcls(e[0, :5], prepare_bundles(e, CLASSES)), "endmembers have 12 bands, pixels have 5"),
     ],
 )
 def test_bad_input(call, message, monkeypatch):

@@ -324,7 +324,7 @@ def test_clsunsal_leaves_missing_pixels_out():
 
 BAD = types.MappingProxyType(
     {
-        "more bands": (lambda e, y: sunsal(y[0, :5], e, l1=0.1), "the library has 20 bands, pixels have 5"),
+        "more bands": (lambda e, y: sunsal(y[0, :5], e, l1=0.1), "endmembers have 20 bands, pixels have 5"),
         "many pixels": (lambda e, y: sunsal(y, e, l1=0.1), r"one pixel is \[band\], got shape \(24, 20\)"),
         "negative l1": (lambda e, y: sunsal(y[0], e, l1=-1.0), "l1 must be one number that is not negative, got -1.0"),
         "several l1": (lambda e, y: sunsal(y[0], e, l1=np.ones(2)), "l1 must be one number"),

@@ -1,4 +1,4 @@
-"""From a function of many pixels to one of a single pixel, whose ``vmap`` is the function of many again."""
+"""The contract of one pixel: what a solver takes, and how a function of many pixels becomes one of a single pixel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["batched"]
+__all__ = ["batched", "check_pixel"]
 
 
 def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
@@ -42,3 +43,15 @@ def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
         return answer, jax.tree.map(lambda _: True, answer)
 
     return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
+
+
+def check_pixel(pixel: Any, bands: int) -> None:
+    """Refuse what is not one pixel of as many bands as the endmembers have.
+
+    Raises:
+        ValueError: several pixels, or another number of bands.
+    """
+    if len(np.shape(pixel)) != 1:
+        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
+    if np.shape(pixel)[0] != bands:
+        raise ValueError(f"endmembers have {bands} bands, pixels have {np.shape(pixel)[0]}")

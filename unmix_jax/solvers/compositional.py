@@ -1,8 +1,8 @@
 """Compositional models: every pixel mixes its own draw of each material's spectrum. ``ncm`` and ``bcm``.
 
 The mean of a pixel is then ``aM`` and its covariance ``N + Σ_i a_i² C_i``: what is likely of a spectrum depends on the
-abundances twice. Both are maximised over the simplex by scoring (the curvature is Fisher's information), many pixels
-at once, and the inverse information is the covariance of the estimate.
+abundances twice. The likelihoods are maximised over the simplex by second-order descent, many pixels at once; the
+inverse information is the covariance of the estimate. Derivatives do not pass: abundances count as constants.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unmix_jax.linalg import matmul, safe_sqrt, squared_norm
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.batching import batched
+from unmix_jax.solvers.batching import batched, check_pixel
 from unmix_jax.solvers.compositional_prepare import PreparedCompositional, prepare_bcm, prepare_ncm
 from unmix_jax.solvers.compositional_views import Moments, Reduced
 from unmix_jax.solvers.least_squares import fcls
@@ -60,6 +60,7 @@ def ncm(
         mean of all endmembers, in units of V at the start, and half the number of bands; its covariance the inverse of
         the information on the abundances above zero (M V⁻¹ Mᵀ, or Fisher's). ``fitted`` holds ``log_likelihood``, and
         ``chi2``, r V⁻¹ rᵀ over the number of bands: far above 1, the pixel is none of these mixtures.
+        Abundances are constants of differentiation.
 
     Raises:
         ValueError: distributions or an estimate of another kind, or different numbers of bands.
@@ -200,10 +201,7 @@ def _solved(
 def _weighted(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
     """The fixed points of weighted least squares of many pixels, which are the first axis here and the last inside."""
     view: Any = endmembers.view
-    count = endmembers.count
-    data = {name: jnp.moveaxis(x, 0, -1) for name, x in seen.items() if name != "start"}
-    start = seen["start"].T
-    region = Region(count, jnp.zeros(0, start.dtype), jnp.zeros(0, start.dtype))
+    start, data, region = _last(endmembers, seen)
     scale = view.scale(start, data)
     small = 0.1 * tolerance(start.dtype) * scale
 
@@ -236,7 +234,7 @@ def _weighted(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
         "share": jnp.ones_like(scale),
         "squared": nothing,
         "half": nothing,
-        "curvature": jnp.zeros((count, count, *scale.shape), start.dtype),
+        "curvature": jnp.zeros((endmembers.count, *start.shape), start.dtype),
         "done": jnp.zeros(scale.shape, bool),
     }
     state = work_off(advance, state, chunk=view.chunk, max_rounds=TURNS + 1, constant=(*data, "small"))
@@ -250,20 +248,10 @@ def _weighted(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
 
 def _descended(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
     """The estimates of many pixels, which are the first axis here and the last inside."""
-    view, count = endmembers.view, endmembers.count
-    data = {name: jnp.moveaxis(x, 0, -1) for name, x in seen.items() if name != "start"}
-    start = seen["start"].T
-    region = Region(count, jnp.zeros(0, start.dtype), jnp.zeros(0, start.dtype))
+    view: Any = endmembers.view
+    start, data, region = _last(endmembers, seen)
     scale = view.scale(start, data)
-    found = descend(
-        view.model,
-        view.bend,
-        start,
-        data,
-        scale,
-        region,
-        chunk=view.chunk,
-    )
+    found = descend(view.model, view.bend, start, data, scale, region, chunk=view.chunk)
     unknown = found["unknown"]
     curvature, facts = view.judge(unknown, data)
     spread, loose = covariance(unknown, curvature, jnp.ones_like(scale), region)
@@ -271,12 +259,15 @@ def _descended(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any
     return unknown.T, gap, found["steps"], jnp.moveaxis(spread, -1, 0), loose.T, facts
 
 
+def _last(endmembers: PreparedCompositional, seen: dict[str, Array]) -> tuple[Array, State, Region]:
+    """Start and data of many pixels with these on the last axis, and the simplex."""
+    data = {name: jnp.moveaxis(x, 0, -1) for name, x in seen.items() if name != "start"}
+    start = seen["start"].T
+    return start, data, Region(endmembers.count, jnp.zeros(0, start.dtype), jnp.zeros(0, start.dtype))
+
+
 def _pixel(pixel: Any, endmembers: PreparedCompositional) -> Array:
     """One pixel in the precision of the endmembers, zero in bands that do not count."""
-    if len(np.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
-    bands = endmembers.mean.shape[1]
-    if pixel.shape[0] != bands:
-        raise ValueError(f"endmembers have {bands} bands, pixels have {pixel.shape[0]}")
+    check_pixel(pixel, endmembers.mean.shape[1])
     pixel = jnp.asarray(pixel, endmembers.mean.dtype)
     return pixel if endmembers.good is None else jnp.where(endmembers.good, pixel, 0.0)

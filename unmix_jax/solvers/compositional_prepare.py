@@ -84,7 +84,6 @@ def prepare_ncm(
         basis = np.eye(bands)[[np.flatnonzero(good)[0]]]
     dtype = _dtype(endmembers.mean)
     view = Reduced(
-        projector=jnp.asarray((basis * root).T, dtype),
         basis=jnp.asarray(basis, dtype),
         root=jnp.asarray(root, dtype),
         center=jnp.asarray(center, dtype),

@@ -26,7 +26,6 @@ class Reduced(eqx.Module):
     """Normal distributions in a basis, where V = (ν + Σ a_i² ρ_i) 1 + Σ a_i² F_iᵀF_i.
 
     Attributes:
-        projector: from pixels to the basis, whitening included.
         basis: orthonormal rows.
         root: inverse standard deviation of the noise, zero in bands that do not count.
         center: of the endmembers, whitened, subtracted from all.
@@ -38,7 +37,6 @@ class Reduced(eqx.Module):
         log_scale: what the unit of the spectra adds to the negative logarithm of the likelihood.
     """
 
-    projector: Float[Array, "band rank"]
     basis: Float[Array, "rank band"]
     root: Float[Array, "band"]
     center: Float[Array, "band"]

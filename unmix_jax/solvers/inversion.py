@@ -9,13 +9,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import safe_sqrt, solve_symmetric, squared_norm
 from unmix_jax.physics.mixing import Mixing, Nascimento
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.batching import batched
+from unmix_jax.solvers.batching import batched, check_pixel
 from unmix_jax.solvers.inversion_prepare import PreparedInversion, prepare_inversion
 from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, where_needed
 from unmix_jax.solvers.worklist import State, work_off
@@ -76,11 +75,8 @@ def invert(
         raise ValueError("invert needs a mixing model, of physics.mixing for instance")
     else:
         problem = prepare_inversion(endmembers, mixing)
-    if len(np.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
     bands = problem.endmembers.shape[1]
-    if pixel.shape[0] != bands:
-        raise ValueError(f"endmembers have {bands} bands, pixels have {pixel.shape[0]}")
+    check_pixel(pixel, bands)
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
     if problem.good is not None:
         pixel = jnp.where(problem.good, pixel, 0.0)

@@ -11,11 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul, solve_symmetric, squared_norm
 from unmix_jax.solvers.active_set import Reduced, solve, tolerance
+from unmix_jax.solvers.batching import check_pixel
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, prepare_for, whiten_and_detrend
 from unmix_jax.types import Solution
@@ -152,10 +152,7 @@ def remove_shade(solution: Solution, member: int) -> Solution:
 def _solve(pixel: Float[Any, "band"], endmembers: Any, *, sum_to_one: bool, bounded: bool) -> Solution:
     """One pixel through projection, solver, residual and certificate."""
     problem = endmembers if isinstance(endmembers, Prepared) else prepare(endmembers)
-    if len(np.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
-    if pixel.shape[0] != problem.endmembers.shape[1]:
-        raise ValueError(f"endmembers have {problem.endmembers.shape[1]} bands, pixels have {pixel.shape[0]}")
+    check_pixel(pixel, problem.endmembers.shape[1])
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
     if problem.good is not None:
         pixel = jnp.where(problem.good, pixel, 0.0)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import matmul, safe_sqrt, squared_norm
+from unmix_jax.solvers.batching import check_pixel
 from unmix_jax.solvers.mesma_prepare import Limits, PreparedMesma, prepare_mesma
 from unmix_jax.solvers.mesma_search import Seen, search
 from unmix_jax.types import Solution
@@ -67,10 +68,7 @@ def mesma(pixel: Float[Any, "band"], endmembers: PreparedMesma) -> Solution:
     if not isinstance(endmembers, PreparedMesma):
         raise ValueError(f"mesma needs classes and models: prepare_mesma(library), got {type(endmembers).__name__}")
     problem = endmembers
-    if len(np.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
-    if pixel.shape[0] != problem.width:
-        raise ValueError(f"the library has {problem.width} bands, pixels have {pixel.shape[0]}")
+    check_pixel(pixel, problem.width)
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.spectra.dtype))
     pixel = pixel if problem.good is None else pixel[problem.good]
     pixel = pixel if problem.shade is None else pixel - problem.shade

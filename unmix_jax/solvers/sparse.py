@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.batching import batched
+from unmix_jax.solvers.batching import batched, check_pixel
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tableau import Dictionary, dense
 from unmix_jax.solvers.tables import checked, directions, factored, kept, whiten_adjoint
@@ -261,11 +261,7 @@ def penalty_weight(name: str, value: Any, dtype: Any) -> Array:
 def taken(pixel: Any, library: Any) -> tuple[PreparedLibrary, Array]:
     """The prepared library and the pixel, checked."""
     problem = library if isinstance(library, PreparedLibrary) else prepare_sparse(library)
-    if len(np.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {np.shape(pixel)}; use unmix or jax.vmap for many")
-    bands = problem.endmembers.shape[1]
-    if pixel.shape[0] != bands:
-        raise ValueError(f"the library has {bands} bands, pixels have {pixel.shape[0]}")
+    check_pixel(pixel, problem.endmembers.shape[1])
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
     return problem, pixel if problem.good is None else jnp.where(problem.good, pixel, 0.0)
 

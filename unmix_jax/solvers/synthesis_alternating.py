@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.variation import Variation
 from unmix_jax.solvers.active_set import tolerance
+from unmix_jax.solvers.batching import check_pixel
 from unmix_jax.solvers.synthesis_simplex import frank_wolfe_gap, in_chunks, simplex_solve
 from unmix_jax.types import Solution
 
@@ -64,11 +65,7 @@ def alternating(
         raise ValueError(f"steps must be positive, got {steps}")
     if moving < 1:
         raise ValueError(f"moving must be positive, got {moving}")
-    if len(jnp.shape(pixel)) != 1:
-        raise ValueError(f"one pixel is [band], got shape {jnp.shape(pixel)}; use unmix or jax.vmap for many")
-    shape = jax.eval_shape(lambda g: g(jnp.zeros_like(g.width)), endmembers).shape
-    if jnp.shape(pixel) != shape[1:]:
-        raise ValueError(f"endmembers have {shape[1]} bands, pixels have {jnp.shape(pixel)[0]}")
+    check_pixel(pixel, jax.eval_shape(lambda g: g(jnp.zeros_like(g.width)), endmembers).shape[1])
     if start is not None and jnp.shape(start) != jnp.shape(endmembers.width):
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {jnp.shape(endmembers.width)}")
 
