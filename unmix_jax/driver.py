@@ -35,7 +35,7 @@ def unmix(
     *,
     tile: int | None = None,
     key: Any = None,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     mask: Bool[Any, "*pixel"] | None = None,
     nodata: float | None = None,
     progress: Callable[[int, int], None] | None = None,

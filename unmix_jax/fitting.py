@@ -281,7 +281,7 @@ def _described(fit: DispersionFit) -> str:
     return told if bool(fit.converged) else told + ", not converged"
 
 
-def _said(name: str, fit: DispersionFit, measured: Float[np.ndarray, "band"]) -> dict[str, Any]:
+def _said(name: str, fit: DispersionFit, measured: Float[np.ndarray, " band"]) -> dict[str, Any]:
     """One fit for the record."""
     good = int(np.isfinite(measured).sum())
     return {

@@ -40,7 +40,7 @@ def einsum(subscripts: str, *operands: Array) -> Array:
     return jnp.einsum(subscripts, *operands, precision=HIGHEST)
 
 
-def squared_norm(vector: Float[Array, "n"]) -> Float[Array, ""]:
+def squared_norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
     """``‖v‖²`` as an inner product, which compilers reduce faster than a sum of squares."""
     return jnp.matmul(vector, vector, precision=HIGHEST)
 
@@ -142,7 +142,7 @@ def solve_lower(
     return jax.lax.custom_linear_solve(partial(matmul, matrix), right, solve, solve_transposed)
 
 
-def solve_symmetric(matrix: Float[Array, "n n"], right: Float[Array, "n"]) -> Float[Array, "n"]:
+def solve_symmetric(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
     """``matrix⁻¹ right`` of a symmetric matrix, definite or not."""
     return jax.lax.custom_linear_solve(partial(matmul, matrix), right, lambda _, b: _general(matrix, b), symmetric=True)
 

@@ -202,7 +202,7 @@ def _angles(
     return np.stack([np.asarray(sad(spectrum, found[:, bands])) for spectrum in truth[:, bands]])
 
 
-def align(estimated: Float[Any, "estimate _"], reference: Float[Any, "endmember _"]) -> Int[np.ndarray, "endmember"]:
+def align(estimated: Float[Any, "estimate _"], reference: Float[Any, "endmember _"]) -> Int[np.ndarray, " endmember"]:
     r"""Match estimated endmembers to reference ones (Hungarian assignment of least total SAD).
 
     ``estimated[align(estimated, reference)]`` is in the order of the reference; estimates beyond the

@@ -38,6 +38,6 @@ class Solution(eqx.Module):
 class Unmixer(Protocol):
     """Any callable pytree from one pixel to its `Solution`: a solver with its endmembers, a trained network."""
 
-    def __call__(self, pixel: Float[Any, "band"], /) -> Solution:
+    def __call__(self, pixel: Float[Any, " band"], /) -> Solution:
         """Unmix one pixel, [band] in the unit of the endmembers."""
         ...

@@ -34,7 +34,7 @@ class Classes(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     members: tuple[str, ...] = eqx.field(static=True)
     matrix: Float[Any, "class endmember"]
-    shade: Float[Any, "endmember"]
+    shade: Float[Any, " endmember"]
     renormalised: bool = eqx.field(static=True)
 
     def __call__(self, abundances: Float[Any, "*pixel endmember"]) -> Float[Any, "*pixel class"]:

@@ -67,7 +67,7 @@ class DispersionFit(eqx.Module):
 
 def fit_dispersion(
     spectra: Float[Any, "*batch bands"],
-    wavenumber: Float[Any, "band"] | SpectralAxis,
+    wavenumber: Float[Any, " band"] | SpectralAxis,
     *,
     axes: int | Sequence[int] = (1, 2),
     count: int | None = None,
@@ -341,7 +341,7 @@ def _padded(mineral: Dispersion, shape: tuple[int, int]) -> tuple[Dispersion, np
 
 
 @jax.jit
-def _best_axes(picked: list[dict[str, Any]], axes: Int[Array, "tried"]) -> dict[str, Any]:
+def _best_axes(picked: list[dict[str, Any]], axes: Int[Array, " tried"]) -> dict[str, Any]:
     """The best number of axes of every spectrum."""
     criterion = jnp.stack([one["criterion"] for one in picked], axis=-1)
     winner = jnp.argmin(criterion, axis=-1)

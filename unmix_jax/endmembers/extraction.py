@@ -37,7 +37,7 @@ class Extraction(eqx.Module):
     """
 
     endmembers: Float[Array, "endmember band"]
-    indices: Int[Array, "endmember"]
+    indices: Int[Array, " endmember"]
     coordinates: Int[Array, "endmember 2"] | None = None
     snr: Float[Array, ""] | None = None
     volume: Float[Array, ""] | None = None
@@ -58,7 +58,7 @@ def _prepare(pixels: Any, count: int, *, most: int) -> tuple[ValidPixels, Moment
 
 
 def _require_rank(
-    data: ValidPixels, moments: Moments, powers: Float[np.ndarray, "band"], needed: int, count: int
+    data: ValidPixels, moments: Moments, powers: Float[np.ndarray, " band"], needed: int, count: int
 ) -> None:
     """Refuse a simplex of more corners than the pixels span (to the rounding of their dtype)."""
     floor = max(float(np.finfo(data.dtype).eps) ** 2, 1e-15 * len(powers))
@@ -71,8 +71,8 @@ def _require_rank(
 
 
 def _project(
-    data: ValidPixels, basis: Float[np.ndarray, "k good_band"], origin: Float[np.ndarray, "good_band"]
-) -> tuple[Float[np.ndarray, "pixel k"], Int[np.ndarray, "pixel"]]:
+    data: ValidPixels, basis: Float[np.ndarray, "k good_band"], origin: Float[np.ndarray, " good_band"]
+) -> tuple[Float[np.ndarray, "pixel k"], Int[np.ndarray, " pixel"]]:
     """Coordinates of the valid pixels in a basis about an origin, and where those pixels are."""
     coordinates, where = [], []
     for index, block in data.blocks():
@@ -83,7 +83,7 @@ def _project(
 
 def _extraction(
     data: ValidPixels,
-    where: Int[np.ndarray, "endmember"],
+    where: Int[np.ndarray, " endmember"],
     denoised: Float[np.ndarray, "endmember good_band"] | None,
     **found: Any,
 ) -> Extraction:
@@ -153,7 +153,7 @@ def vca(
     return _extraction(data, index[chosen], denoised, snr=snr)
 
 
-def _estimate_snr(moments: Moments, powers: Float[np.ndarray, "band"], count: int) -> float:
+def _estimate_snr(moments: Moments, powers: Float[np.ndarray, " band"], count: int) -> float:
     """10 log₁₀ of (P_x - p/L P_y) / (P_y - P_x), P_x the power inside mean + p principal components."""
     outside = float(np.sum(powers[count:]))
     power = float(np.trace(moments.second))
@@ -164,7 +164,7 @@ def _estimate_snr(moments: Moments, powers: Float[np.ndarray, "band"], count: in
     return 10 * math.log10(signal / outside) if signal > 0 else -math.inf
 
 
-def _extremes(points: Float[np.ndarray, "pixel k"], draws: Float[np.ndarray, "k k"]) -> Int[np.ndarray, "k"]:
+def _extremes(points: Float[np.ndarray, "pixel k"], draws: Float[np.ndarray, "k k"]) -> Int[np.ndarray, " k"]:
     """The pixel farthest along each draw, once that is made orthogonal to the corners so far."""
     count = len(draws)
     corners = np.zeros((count, count))

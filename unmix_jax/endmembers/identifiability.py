@@ -72,13 +72,13 @@ class Identifiability(eqx.Module):
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
-    std: Float[Any, "endmember"]
+    std: Float[Any, " endmember"]
     correlation: Float[Any, "endmember endmember"]
     groups: tuple[Group, ...] = eqx.field(static=True)
     condition: float
     plain_condition: float
     class_names: tuple[str, ...] = eqx.field(static=True)
-    class_std: Float[Any, "class"] | None
+    class_std: Float[Any, " class"] | None
     limit: float
 
 
@@ -94,12 +94,12 @@ class _Rows(NamedTuple):
 def identifiability(
     endmembers: Shaped[Any, "endmember band"] | SpectralLibrary | PreparedSynthesis,
     *,
-    noise: float | Shaped[Any, "band"] | None = None,
+    noise: float | Shaped[Any, " band"] | None = None,
     classes: Classes | None = None,
     names: Sequence[str] | None = None,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     baseline: int | Float[Any, "term band"] | None = None,
-    abundances: Shaped[Any, "endmember"] | None = None,
+    abundances: Shaped[Any, " endmember"] | None = None,
     limit: float = KNOWN,
 ) -> Identifiability:
     """What a library can tell apart at a given noise, before any pixel is unmixed.

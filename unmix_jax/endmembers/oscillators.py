@@ -38,9 +38,9 @@ class Target(NamedTuple):
     criterion.
     """
 
-    wavenumber: Float[Array, "band"]
-    spectrum: Float[Array, "band"]
-    weights: Float[Array, "band"]
+    wavenumber: Float[Array, " band"]
+    spectrum: Float[Array, " band"]
+    weights: Float[Array, " band"]
     box: Box
     linewidth: Float[Array, ""]
     l1: Float[Array, ""]
@@ -50,16 +50,16 @@ class Target(NamedTuple):
 class Candidates(NamedTuple):
     """Oscillators that may be added to a fit: cm⁻¹, and linewidth over frequency."""
 
-    frequency: Float[Array, "candidate"]
-    damping: Float[Array, "candidate"]
+    frequency: Float[Array, " candidate"]
+    damping: Float[Array, " candidate"]
 
 
-def flat(mineral: Dispersion) -> Float[Array, "parameter"]:
+def flat(mineral: Dispersion) -> Float[Array, " parameter"]:
     """All parameters in a row, padding included."""
     return jnp.concatenate([getattr(mineral, name).reshape(-1) for name in FAMILIES])
 
 
-def restore(values: Float[Array, "parameter"], like: Dispersion) -> Dispersion:
+def restore(values: Float[Array, " parameter"], like: Dispersion) -> Dispersion:
     """The inverse of `flat`; shapes and the active oscillators are those of `like`."""
     leaves, start = {}, 0
     for name in FAMILIES:
@@ -69,7 +69,7 @@ def restore(values: Float[Array, "parameter"], like: Dispersion) -> Dispersion:
     return Dispersion(**leaves, active=like.active)
 
 
-def _varied(active: Bool[Array, "axis oscillator"]) -> Bool[Array, "parameter"]:
+def _varied(active: Bool[Array, "axis oscillator"]) -> Bool[Array, " parameter"]:
     """Which of the parameters in a row are free: those of active oscillators, and all weights but the last."""
     axes = active.shape[0]
     own = active.reshape(-1)
@@ -96,10 +96,10 @@ class _Normal(NamedTuple):
 
     cost: Float[Array, ""]
     matrix: Float[Array, "parameter parameter"]
-    downhill: Float[Array, "parameter"]
+    downhill: Float[Array, " parameter"]
 
 
-def weighted(mineral: Dispersion, target: Target) -> tuple[Float[Array, "band"], Float[Array, "parameter band"]]:
+def weighted(mineral: Dispersion, target: Target) -> tuple[Float[Array, " band"], Float[Array, "parameter band"]]:
     """Residual and derivatives by a step, times the root of the weights."""
     rendered, slopes = _slopes(mineral, target.wavenumber)
     root = jnp.sqrt(target.weights)
@@ -121,7 +121,7 @@ def _normal(mineral: Dispersion, target: Target) -> _Normal:
     return _Normal(cost, matmul(slopes, slopes.T), matmul(slopes, residual) - 0.5 * price)
 
 
-def _scale(matrix: Float[Array, "n n"], free: Bool[Array, "n"]) -> Float[Array, "n"]:
+def _scale(matrix: Float[Array, "n n"], free: Bool[Array, " n"]) -> Float[Array, " n"]:
     """Factors that bring the diagonal of a Gauss-Newton matrix to one; zero for what is held."""
     tiny = float(jnp.finfo(matrix.dtype).tiny) * 1e6
     return jnp.where(free, jax.lax.rsqrt(jnp.maximum(jnp.diag(matrix), tiny)), 0.0)

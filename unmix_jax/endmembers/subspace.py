@@ -36,7 +36,7 @@ class Noise(eqx.Module):
         snr: signal-to-noise ratio of the scene, dB: power of the estimated signal over that of the noise.
     """
 
-    std: Float[Array, "band"]
+    std: Float[Array, " band"]
     snr: Float[Array, ""]
 
 
@@ -53,7 +53,7 @@ class Subspace(eqx.Module):
 
     count: int
     basis: Float[Array, "component band"]
-    cost: Float[Array, "good_band"]
+    cost: Float[Array, " good_band"]
     noise: Noise
 
 
@@ -84,7 +84,7 @@ class Moments(NamedTuple):
     """Number of valid pixels, their mean and their second moments about zero, over the good bands."""
 
     pixels: int
-    mean: Float[np.ndarray, "good_band"]
+    mean: Float[np.ndarray, " good_band"]
     second: Float[np.ndarray, "good_band good_band"]
 
     @property
@@ -115,7 +115,7 @@ class ValidPixels:
         kind = np.dtype(self.values.dtype)
         self.dtype = kind if kind.kind == "f" else np.dtype(np.float32)
 
-    def blocks(self) -> Iterator[tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n good_band"]]]:
+    def blocks(self) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n good_band"]]]:
         """Indices and float64 values of the valid pixels, a few rows at a time."""
         width = math.prod(self.shape[1:])
         rows = max(1, BLOCK_BYTES // (8 * self.bands * width))
@@ -132,7 +132,7 @@ class ValidPixels:
                 valid &= self.mask[start : start + len(block)]
             yield start + np.flatnonzero(valid), block if valid.all() else block[valid]
 
-    def spectra(self, indices: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n good_band"]:
+    def spectra(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n good_band"]:
         """Some pixels as measured, float64."""
         rows, *rest = np.unravel_index(indices, self.shape)
         picked = [np.asarray(self.values[int(row)]) for row in rows]
@@ -165,7 +165,7 @@ class ValidPixels:
 
 def eigenvectors(
     symmetric: Float[np.ndarray, "band band"],
-) -> tuple[Float[np.ndarray, "band"], Float[np.ndarray, "band band"]]:
+) -> tuple[Float[np.ndarray, " band"], Float[np.ndarray, "band band"]]:
     """Eigenvalues, descending, and eigenvectors as rows whose largest component is positive."""
     values, columns = np.linalg.eigh(symmetric)
     rows = columns.T[::-1]
@@ -185,7 +185,7 @@ def _regress(moments: Moments) -> Float[np.ndarray, "band band"]:
     return scale[:, None] * to_residual * np.where(live, 1 / np.where(live, scale, 1.0), 0.0)
 
 
-def _noise_variance(moments: Moments, to_residual: Float[np.ndarray, "band band"]) -> Float[np.ndarray, "band"]:
+def _noise_variance(moments: Moments, to_residual: Float[np.ndarray, "band band"]) -> Float[np.ndarray, " band"]:
     """Mean square of the regression residuals of each band, never negative."""
     return np.maximum(np.einsum("bi,bc,ci->i", to_residual, moments.second, to_residual, optimize=True), 0.0)
 

@@ -155,7 +155,7 @@ def box_around(
     return _box(dispersion, bounds)
 
 
-def default_box(wavenumber: Float[Any, "band"], dispersion: Dispersion) -> Box:
+def default_box(wavenumber: Float[Any, " band"], dispersion: Dispersion) -> Box:
     """The box for a mineral of which nothing is known.
 
     Frequencies from 0.85 times the least to 1.15 times the greatest wavenumber, damping from 1e-6 and strength from

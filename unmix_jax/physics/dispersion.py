@@ -62,13 +62,13 @@ class Dispersion(eqx.Module):
     weights: Float[Array, "*batch axis"]
     active: Bool[Array, "*batch axis oscillator"]
 
-    def __call__(self, wavenumber: Float[Any, "band"]) -> Float[Array, "*batch band"]:
+    def __call__(self, wavenumber: Float[Any, " band"]) -> Float[Array, "*batch band"]:
         """Emissivity at normal incidence; see `emissivity`."""
         return emissivity(self, wavenumber)
 
 
 def permittivity(
-    dispersion: Dispersion, wavenumber: Float[Any, "band"]
+    dispersion: Dispersion, wavenumber: Float[Any, " band"]
 ) -> tuple[Float[Array, "*batch axis band"], Float[Array, "*batch axis band"]]:
     """Complex permittivity along each crystal axis.
 
@@ -120,7 +120,7 @@ def _oscillations(oscillators: Sequence[Array], wavenumber: Array) -> tuple[Arra
 
 
 def refractive_index(
-    dispersion: Dispersion, wavenumber: Float[Any, "band"]
+    dispersion: Dispersion, wavenumber: Float[Any, " band"]
 ) -> tuple[Float[Array, "*batch axis band"], Float[Array, "*batch axis band"]]:
     """Refractive index and extinction coefficient along each crystal axis.
 
@@ -138,7 +138,7 @@ def refractive_index(
 
 def emissivity(
     dispersion: Dispersion,
-    wavenumber: Float[Any, "band"],
+    wavenumber: Float[Any, " band"],
     *,
     angle: float | Float[Array, ""] | None = None,
     polarisation: str | None = None,
@@ -165,7 +165,7 @@ def emissivity(
 
 def reflectance(
     dispersion: Dispersion,
-    wavenumber: Float[Any, "band"],
+    wavenumber: Float[Any, " band"],
     *,
     angle: float | Float[Array, ""] | None = None,
     polarisation: str | None = None,
@@ -189,7 +189,7 @@ def _mean_over_axes(dispersion: Dispersion, spectra: Array) -> Array:
     return jnp.sum(weights[..., None] * spectra, axis=-2)
 
 
-def jacobian(dispersion: Dispersion, wavenumber: Float[Any, "band"]) -> tuple[Float[Array, "*batch band"], Dispersion]:
+def jacobian(dispersion: Dispersion, wavenumber: Float[Any, " band"]) -> tuple[Float[Array, "*batch band"], Dispersion]:
     """Emissivity at normal incidence and its derivatives with respect to every parameter.
 
     A band feels an oscillator through the permittivity of its axis alone, ∂e/∂f_k = ∂e/∂θ ∂θ/∂f_k + ∂e/∂φ ∂φ/∂f_k,

@@ -127,18 +127,18 @@ class Hapke(eqx.Module):
             raise ValueError("shares of mass need density and diameter of the grains; one of them is missing")
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Reflectance of the mixture, dimensionless."""
         gamma, dark = self._gamma(jnp.asarray(endmembers))
         return self.mix(abundances, (1 + gamma) * dark, gamma**2)
 
     def mix(
         self,
-        abundances: Float[Any, "endmember"],
+        abundances: Float[Any, " endmember"],
         albedos: Float[Any, "endmember band"],
         absorbed: Float[Any, "endmember band"] | None = None,
-    ) -> Float[Array, "band"]:
+    ) -> Float[Array, " band"]:
         """Reflectance of a mixture of grains whose albedos are known.
 
         Args:
@@ -184,14 +184,14 @@ class Hapke(eqx.Module):
         gamma, dark = self._gamma(jnp.asarray(reflectance))
         return (1 + gamma) * dark
 
-    def cross_sections(self, abundances: Float[Any, "endmember"]) -> Float[Array, "endmember"]:
+    def cross_sections(self, abundances: Float[Any, " endmember"]) -> Float[Array, " endmember"]:
         """Shares of the cross-section: the abundances, or from shares of the mass, f_i ∝ c_i / (ρ_i d_i)."""
         abundances = jnp.asarray(abundances)
         if self.density is None:
             return abundances
         return _shared(abundances, 1 / self._size(abundances))
 
-    def masses(self, cross_sections: Float[Any, "endmember"]) -> Float[Array, "endmember"]:
+    def masses(self, cross_sections: Float[Any, " endmember"]) -> Float[Array, " endmember"]:
         """Shares of the mass, c_i ∝ f_i ρ_i d_i, where density and diameter are known; the inverse of the other.
 
         Raises:

@@ -48,8 +48,8 @@ class Mixing(Protocol):
     """Any callable pytree from abundances and endmembers to the spectrum of a pixel."""
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"], /
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"], /
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         ...
 
@@ -66,7 +66,7 @@ def pair_products(endmembers: Float[Any, "endmember band"]) -> Float[Array, "pai
     return endmembers[first] * endmembers[second]
 
 
-def monomials(abundances: Float[Any, "endmember"], terms: int) -> Float[Array, "term"]:
+def monomials(abundances: Float[Any, " endmember"], terms: int) -> Float[Array, " term"]:
     """``a_i``, then ``a_i a_j``, in the order of a model's ``terms``, of which there are so many."""
     abundances = jnp.asarray(abundances)
     first, second = term_pairs(abundances.shape[0], terms)
@@ -92,12 +92,12 @@ class Linear(_OfEndmembers):
     """Materials side by side: ``y = aE``."""
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return matmul(jnp.asarray(abundances), jnp.asarray(endmembers))
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """One of each."""
         return jnp.ones(count)
 
@@ -112,11 +112,11 @@ class Nascimento(eqx.Module):
         Nascimento and Bioucas-Dias 2009, doi:10.1117/12.830492.
     """
 
-    interactions: Float[Array, "pair"]
+    interactions: Float[Array, " pair"]
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         interactions = _of_pairs(self.interactions, endmembers)
         return Linear()(abundances, endmembers) + matmul(interactions, pair_products(endmembers))
@@ -130,8 +130,8 @@ class Fan(eqx.Module):
     """
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         abundances, endmembers = jnp.asarray(abundances), jnp.asarray(endmembers)
         linear = matmul(abundances, endmembers)
@@ -141,7 +141,7 @@ class Fan(eqx.Module):
         """The endmembers, and the products of each pair."""
         return _with_products(endmembers)
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """One of each."""
         return jnp.ones(count * (count + 1) // 2)
 
@@ -157,11 +157,11 @@ class GBM(eqx.Module):
         Halimi et al. 2011, doi:10.1109/TGRS.2010.2098414.
     """
 
-    interactions: Float[Array, "pair"]
+    interactions: Float[Array, " pair"]
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         abundances = jnp.asarray(abundances)
         first, second = pairs(abundances.shape[0])
@@ -173,7 +173,7 @@ class GBM(eqx.Module):
         _of_pairs(self.interactions, endmembers)
         return _with_products(endmembers)
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """One, and γ of each pair."""
         return jnp.concatenate([jnp.ones(count, self.interactions.dtype), self.interactions])
 
@@ -190,8 +190,8 @@ class _OfLinear(eqx.Module):
         """What becomes of a linear mixture."""
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return self.response(Linear()(abundances, endmembers))
 
@@ -222,7 +222,7 @@ class PPNM(_OfLinear):
         """The endmembers, and all products m_i ⊙ m_j with i ≤ j."""
         return _with_products(endmembers, squares=True)
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """One, and b of each product, twice where i < j."""
         first, second = np.triu_indices(count)
         twice = jnp.asarray(np.where(first == second, 1.0, 2.0), jnp.result_type(self.nonlinearity))
@@ -271,15 +271,15 @@ class ELMM(_OfEndmembers):
         Drumetz et al. 2016, doi:10.1109/TIP.2016.2579259.
     """
 
-    scales: Float[Array, "endmember"]
+    scales: Float[Array, " endmember"]
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return Linear()(abundances * self.scales, endmembers)
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """The scales ψ."""
         return jnp.broadcast_to(self.scales, (count,))
 
@@ -301,12 +301,12 @@ class SCLS(_OfEndmembers):
     brightness: float | Float[Any, ""]
 
     def __call__(
-        self, abundances: Float[Any, "endmember"], endmembers: Float[Any, "endmember band"]
-    ) -> Float[Array, "band"]:
+        self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
+    ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         return self.brightness * Linear()(abundances, endmembers)
 
-    def term_weights(self, count: int) -> Float[Array, "term"]:
+    def term_weights(self, count: int) -> Float[Array, " term"]:
         """The brightness ψ."""
         return jnp.broadcast_to(self.brightness, (count,))
 

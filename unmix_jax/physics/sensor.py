@@ -27,9 +27,9 @@ FINE = 0.5  # cells narrower than this many sigmas: quadrature is exact there, d
 
 
 def response(
-    source: Float[Array, "source"],
-    target_centers: Float[Array, "target"],
-    target_fwhm: Float[Array, "target"],
+    source: Float[Array, " source"],
+    target_centers: Float[Array, " target"],
+    target_fwhm: Float[Array, " target"],
 ) -> Float[Array, "target source"]:
     """Weights that turn spectra sampled at `source` into the bands of a sensor.
 
@@ -61,10 +61,10 @@ def response(
 
 
 def coverage(
-    source: Float[Array, "source"],
-    target_centers: Float[Array, "target"],
-    target_fwhm: Float[Array, "target"],
-) -> Float[Array, "target"]:
+    source: Float[Array, " source"],
+    target_centers: Float[Array, " target"],
+    target_fwhm: Float[Array, " target"],
+) -> Float[Array, " target"]:
     """Share of each band's response that lies inside the range of the source.
 
     c_t = Φ((max s − μ_t) / σ_t) − Φ((min s − μ_t) / σ_t)

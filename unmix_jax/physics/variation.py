@@ -41,7 +41,7 @@ class Variation(Protocol):
         """Spectra of all endmembers at their displacements."""
         ...
 
-    def select(self, members: Int[Any, "some"], /) -> "Variation":
+    def select(self, members: Int[Any, " some"], /) -> "Variation":
         """The same for some of the endmembers, in this order; works on tracers."""
         ...
 
@@ -63,7 +63,7 @@ class DispersionVariation(eqx.Module):
 
     library: Dispersion
     box: Box
-    wavenumber: Float[Array, "band"]
+    wavenumber: Float[Array, " band"]
 
     def __init__(self, library: Dispersion, box: Box, wavenumber: Float[Any, "..."]) -> None:
         """Check that the library is stacked and lies in its box.
@@ -123,13 +123,13 @@ class DispersionVariation(eqx.Module):
         """Emissivity of each mineral."""
         return self.parameters(displacement)(self.wavenumber)
 
-    def select(self, members: Int[Any, "some"]) -> "DispersionVariation":
+    def select(self, members: Int[Any, " some"]) -> "DispersionVariation":
         """Some of the minerals."""
         taken = jax.tree.map(lambda leaf: leaf[members], (self.library, self.box))
         return eqx.tree_at(lambda v: (v.library, v.box), self, taken)
 
     def linearised(
-        self, displacement: Float[Any, "endmember parameter"] | None = None, bands: Int[Any, "some"] | None = None
+        self, displacement: Float[Any, "endmember parameter"] | None = None, bands: Int[Any, " some"] | None = None
     ) -> tuple[Float[Array, "endmember some"], Float[Array, "endmember parameter some"]]:
         """Spectra and derivatives in closed form; see `linearise`."""
         wavenumber = self.wavenumber if bands is None else self.wavenumber[bands]
@@ -215,7 +215,7 @@ class ScaleSlopeShift(eqx.Module):
         contrast = 1 + scale[:, None] + slope[:, None] * position
         return self.level + contrast * (moved - self.level)
 
-    def select(self, members: Int[Any, "some"]) -> "ScaleSlopeShift":
+    def select(self, members: Int[Any, " some"]) -> "ScaleSlopeShift":
         """Some of the endmembers."""
         return eqx.tree_at(lambda v: v.endmembers, self, self.endmembers[members])
 
@@ -223,7 +223,7 @@ class ScaleSlopeShift(eqx.Module):
 def linearise(
     generator: Variation,
     displacement: Float[Any, "endmember parameter"] | None = None,
-    bands: Int[Any, "some"] | None = None,
+    bands: Int[Any, " some"] | None = None,
 ) -> tuple[Float[Array, "endmember some"], Float[Array, "endmember parameter some"]]:
     """Spectra of the endmembers and how they answer to small displacements.
 

@@ -23,9 +23,9 @@ DECADES = 1e-4  # of the strongest oscillator: weaker ones stand at the foot of 
 
 
 def fitted_mineral(
-    wavenumber: Float[Any, "band"],
-    measured: Float[Any, "band"],
-    modelled: Float[Any, "band"],
+    wavenumber: Float[Any, " band"],
+    measured: Float[Any, " band"],
+    modelled: Float[Any, " band"],
     dispersion: Dispersion,
     *,
     quantity: str = "emissivity",
@@ -75,7 +75,7 @@ def fitted_mineral(
 
 
 def fitted_minerals(
-    wavenumber: Float[Any, "band"],
+    wavenumber: Float[Any, " band"],
     measured: Float[Any, "mineral band"],
     modelled: Float[Any, "mineral band"],
     titles: Sequence[str],

@@ -64,9 +64,9 @@ class RefractiveIndex(NamedTuple):
         k: extinction coefficient, dimensionless, not negative.
     """
 
-    wavelength: Float[Any, "band"]
-    n: Float[Any, "band"]
-    k: Float[Any, "band"]
+    wavelength: Float[Any, " band"]
+    n: Float[Any, " band"]
+    k: Float[Any, " band"]
 
 
 def refractive_index(material: str) -> RefractiveIndex:

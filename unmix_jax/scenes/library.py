@@ -194,9 +194,9 @@ def _compare_scales(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> None
 def _weigh(
     spectra: Float[Array, "member source"],
     valid: Float[Array, "member source"],
-    source: Float[Array, "source"],
-    centers: Float[Array, "band"],
-    widths: Float[Array, "band"],
+    source: Float[Array, " source"],
+    centers: Float[Array, " band"],
+    widths: Float[Array, " band"],
 ) -> tuple[Float[Array, "member band"], Float[Array, "member band"]]:
     """Weighted means over the valid channels, and the share of each band's response they know.
 
@@ -208,7 +208,7 @@ def _weigh(
     return values, known * coverage(source, centers, widths)
 
 
-def _widths(axis: SpectralAxis) -> Float[Any, "band"]:
+def _widths(axis: SpectralAxis) -> Float[Any, " band"]:
     """Band widths of an axis, estimated from the spacing in file order where it names none."""
     if axis.fwhm is not None:
         return np.asarray(axis.fwhm)

@@ -57,7 +57,7 @@ def tolerance(dtype: Any) -> float:
     return 3e-5 if jnp.finfo(dtype).bits == 32 else 1e-12
 
 
-def solve(geometry: Geometry, z: Float[Array, "latent"], *, sum_to_one: bool, bounded: bool) -> Reduced:
+def solve(geometry: Geometry, z: Float[Array, " latent"], *, sum_to_one: bool, bounded: bool) -> Reduced:
     """Solve for one pixel: argmin ½‖z − Fa‖² subject to Σa = 1 (``sum_to_one``) and a ≥ 0 (``bounded``)."""
     answer = _many(sum_to_one, bounded)(geometry, z[None])
     return jax.tree.map(lambda x: x[0], answer)

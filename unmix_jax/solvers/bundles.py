@@ -49,7 +49,7 @@ def prepare_bundles(
     classes: Sequence[Hashable],
     *,
     order: Sequence[Hashable] | None = None,
-    weights: Shaped[Any, "band"] | None = None,
+    weights: Shaped[Any, " band"] | None = None,
     noise_covariance: Float[Any, "band band"] | None = None,
 ) -> PreparedBundles:
     """Do once what unmixing with these bundles needs for every pixel.
@@ -87,7 +87,7 @@ def prepare_bundles(
 
 
 def bundle_fcls(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     bundles: PreparedBundles,
     *,
     group: Any = 0.0,

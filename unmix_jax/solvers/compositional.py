@@ -33,7 +33,7 @@ INSIDE = 1e-4  # how near to 0 and 1 a Beta is asked for its density
 
 
 def ncm(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: PreparedCompositional,
     *,
     estimate: Literal["weighted", "likelihood"] = "weighted",
@@ -77,7 +77,7 @@ def ncm(
     return _solved(_weighted if estimate == "weighted" else _descended, _pixel(pixel, endmembers), endmembers)
 
 
-def bcm(pixel: Float[Any, "band"], endmembers: PreparedCompositional) -> Solution:
+def bcm(pixel: Float[Any, " band"], endmembers: PreparedCompositional) -> Solution:
     """Abundances under the beta compositional model, by the likelihood of the Beta that has the mixture's moments.
 
     argmin_a −Σ_b log Beta(y_b; E_b, V_b) over a ≥ 0, Σa = 1, with E = Σ_i a_i μ_i and V = N + Σ_i a_i² v_i: a sum of

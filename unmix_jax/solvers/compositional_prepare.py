@@ -29,7 +29,7 @@ class PreparedCompositional(eqx.Module):
 
     mean: Float[Array, "endmember band"]
     library: Prepared
-    good: Bool[Array, "band"] | None
+    good: Bool[Array, " band"] | None
     view: Reduced | Moments
 
     @property
@@ -39,7 +39,7 @@ class PreparedCompositional(eqx.Module):
 
 
 def prepare_ncm(
-    endmembers: Normal, *, noise: float | Float[Any, "band"] = 0.0, good_bands: Bool[Any, "band"] | None = None
+    endmembers: Normal, *, noise: float | Float[Any, " band"] = 0.0, good_bands: Bool[Any, " band"] | None = None
 ) -> PreparedCompositional:
     """Do once what `ncm` with these endmembers needs for every pixel.
 
@@ -98,7 +98,7 @@ def prepare_ncm(
 
 
 def prepare_bcm(
-    endmembers: Beta, *, noise: float | Float[Any, "band"] = 0.0, good_bands: Bool[Any, "band"] | None = None
+    endmembers: Beta, *, noise: float | Float[Any, " band"] = 0.0, good_bands: Bool[Any, " band"] | None = None
 ) -> PreparedCompositional:
     """Do once what `bcm` with these endmembers needs for every pixel.
 

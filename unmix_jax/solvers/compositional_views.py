@@ -38,11 +38,11 @@ class Reduced(eqx.Module):
     """
 
     basis: Float[Array, "rank band"]
-    root: Float[Array, "band"]
-    center: Float[Array, "band"]
+    root: Float[Array, " band"]
+    center: Float[Array, " band"]
     mean: Float[Array, "endmember rank"]
     modes: Float[Array, "endmember mode rank"]
-    rest: Float[Array, "endmember"]
+    rest: Float[Array, " endmember"]
     floor: Float[Array, ""]
     bands: Float[Array, ""]
     log_scale: Float[Array, ""]
@@ -173,8 +173,8 @@ class Moments(eqx.Module):
     variance: Float[Array, "endmember band"]
     mean_products: Float[Array, "pair band"]
     variance_products: Float[Array, "pair band"]
-    noise: Float[Array, "band"]
-    good: Bool[Array, "band"]
+    noise: Float[Array, " band"]
+    good: Bool[Array, " band"]
     linear: Bool[Array, ""]
 
     chunk: int = eqx.field(static=True, default=128)

@@ -30,7 +30,7 @@ class Normal(eqx.Module):
 
     mean: Float[Any, "endmember band"]
     modes: Float[Any, "endmember mode band"]
-    rest: Float[Any, "endmember"]
+    rest: Float[Any, " endmember"]
     names: tuple[str, ...] = eqx.field(static=True, default=())
 
     @classmethod
@@ -69,7 +69,7 @@ def fit_normal(
     library: SpectralLibrary | Float[Any, "member band"],
     classes: Sequence[str] | None = None,
     *,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     modes: int = 10,
 ) -> Normal:
     """Mean and covariance of each class of a library.
@@ -130,7 +130,7 @@ def fit_beta(
     library: SpectralLibrary | Float[Any, "member band"],
     classes: Sequence[str] | None = None,
     *,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
 ) -> Beta:
     """A Beta distribution for each class and band of a library, by its mean and variance.
 
@@ -159,7 +159,7 @@ def beta_from_moments(
     mean: Float[Any, "endmember band"],
     variance: Float[Any, "endmember band"] | float,
     *,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     names: Sequence[str] = (),
 ) -> Beta:
     """The Beta distributions of a mean and a variance: α = μφ, β = (1 − μ)φ with φ = μ(1 − μ)/v − 1.

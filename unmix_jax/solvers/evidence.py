@@ -53,7 +53,7 @@ class Choice(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     criterion: str = eqx.field(static=True)
 
-    def __call__(self, pixel: Float[Any, "band"]) -> Solution:
+    def __call__(self, pixel: Float[Any, " band"]) -> Solution:
         """The best solution of a pixel; ``fitted`` is a `Compared`, ``steps`` those of all."""
         solutions = [unmixer(pixel) for unmixer in self.unmixers]
         counts = {solution.abundances.shape[-1] for solution in solutions}
@@ -145,7 +145,7 @@ def choose(
     return Choice(tuple(candidates.values()), level, tuple(candidates), criterion)
 
 
-def laplace(pixel: Float[Any, "band"], problem: PreparedInversion, solution: Solution) -> Float[Array, ""]:
+def laplace(pixel: Float[Any, " band"], problem: PreparedInversion, solution: Solution) -> Float[Array, ""]:
     """Logarithm of the evidence of a mixing model, from its inversion of a pixel.
 
     log ∫ p(y | a, p) p(a) p(p) da dp, with abundances uniform on the simplex and parameters uniform between their

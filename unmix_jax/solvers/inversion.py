@@ -37,7 +37,7 @@ class Fitted(eqx.Module):
 
 
 def invert(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: Float[Any, "endmember band"] | PreparedInversion,
     mixing: Mixing | None = None,
 ) -> Solution:

@@ -39,13 +39,13 @@ class PreparedInversion(eqx.Module):
 
     endmembers: Float[Array, "endmember band"]
     mixing: Any
-    root: Float[Array, "band"] | None
-    good: Bool[Array, "band"] | None
+    root: Float[Array, " band"] | None
+    good: Bool[Array, " band"] | None
     linear: Prepared
-    low: Float[Array, "parameter"]
-    high: Float[Array, "parameter"]
-    center: Float[Array, "parameter"]
-    precision: Float[Array, "parameter"]
+    low: Float[Array, " parameter"]
+    high: Float[Array, " parameter"]
+    center: Float[Array, " parameter"]
+    precision: Float[Array, " parameter"]
     view: Terms | Bandwise | Rendered
     materials: int = eqx.field(static=True)
     known_noise: bool = eqx.field(static=True)
@@ -60,7 +60,7 @@ class PreparedInversion(eqx.Module):
         """Where the unknowns may be."""
         return Region(self.simplex, self.low, self.high)
 
-    def at(self, parameters: Float[Array, "parameter *pixel"]) -> Any:
+    def at(self, parameters: Float[Array, " parameter *pixel"]) -> Any:
         """The model with these parameters; pixel axes stay behind those of its arrays."""
         arrays, rest = eqx.partition(self.mixing, eqx.is_inexact_array)
         leaves, tree = jax.tree.flatten(arrays)
@@ -75,7 +75,7 @@ class PreparedInversion(eqx.Module):
         """Spectra in units of the noise."""
         return spectra if self.root is None else spectra * self.root
 
-    def straighten(self, pixel: Float[Array, "band"]) -> Float[Array, "band"]:
+    def straighten(self, pixel: Float[Array, " band"]) -> Float[Array, " band"]:
         """What mixes linearly of a pixel, where that is known: for Hapke's model where it starts, its albedo."""
         if not isinstance(self.mixing, Hapke):
             return pixel
@@ -136,8 +136,8 @@ def prepare_inversion(
     endmembers: Float[Any, "endmember band"],
     mixing: Mixing,
     *,
-    noise: float | Float[Any, "band"] | None = None,
-    good_bands: Bool[Any, "band"] | None = None,
+    noise: float | Float[Any, " band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     limits: tuple[Any, Any] | None = None,
     spread: Any = None,
 ) -> PreparedInversion:

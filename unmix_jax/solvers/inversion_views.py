@@ -52,7 +52,7 @@ class Terms(eqx.Module):
     projector: Float[Array, "band latent"]
     root: Float[Array, "latent term"]
     to_start: Float[Array, "latent start"]
-    weight: Float[Array, "term"]
+    weight: Float[Array, " term"]
     slopes: Float[Array, "term parameter"]
     degrees: Float[Array, "term endmember power"]
 

@@ -20,7 +20,7 @@ UNROLL_LIMIT = 12
 
 
 def affine(
-    matrix: Float[Array, "row column"], x: Float[Array, "column pixel"], offset: Float[Array, "row"]
+    matrix: Float[Array, "row column"], x: Float[Array, "column pixel"], offset: Float[Array, " row"]
 ) -> Float[Array, "row pixel"]:
     """``matrix @ x + offset[:, None]``."""
     rows, columns = matrix.shape
@@ -48,12 +48,12 @@ def stacked(rows: Sequence[Array]) -> Array:
     return jnp.stack(jax.lax.optimization_barrier(list(rows)))
 
 
-def inner(left: Float[Array, "row pixel"], right: Float[Array, "row pixel"]) -> Float[Array, "pixel"]:
+def inner(left: Float[Array, "row pixel"], right: Float[Array, "row pixel"]) -> Float[Array, " pixel"]:
     """Inner product of each pixel's two vectors."""
     return over(jnp.add, left * right)
 
 
-def over(combine: Callable[[Array, Array], Array], x: Float[Array, "row pixel"]) -> Float[Array, "pixel"]:
+def over(combine: Callable[[Array, Array], Array], x: Float[Array, "row pixel"]) -> Float[Array, " pixel"]:
     """Reduce the rows of each pixel by ``jnp.add``, ``jnp.minimum`` or ``jnp.maximum``."""
     if len(x) > UNROLL_LIMIT:
         whole: dict[Any, Callable[..., Array]] = {jnp.add: jnp.sum, jnp.minimum: jnp.min, jnp.maximum: jnp.max}

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-def ucls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def ucls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Unconstrained least squares.
 
     argmin_a ½‖y − aE‖² (the shortest such a where endmembers are dependent).
@@ -50,7 +50,7 @@ def ucls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | P
     return _solve(pixel, endmembers, sum_to_one=False, bounded=False)
 
 
-def scls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def scls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Sum-to-one constrained least squares.
 
     argmin_a ½‖y − aE‖² subject to Σa = 1.
@@ -70,7 +70,7 @@ def scls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | P
     return _solve(pixel, endmembers, sum_to_one=True, bounded=False)
 
 
-def nnls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def nnls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Non-negative least squares.
 
     argmin_a ½‖y − aE‖² subject to a ≥ 0.
@@ -91,7 +91,7 @@ def nnls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | P
     return _solve(pixel, endmembers, sum_to_one=False, bounded=True)
 
 
-def fcls(pixel: Float[Any, "band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
+def fcls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | Prepared) -> Solution:
     """Fully constrained least squares.
 
     argmin_a ½‖y − aE‖² subject to a ≥ 0 and Σa = 1, solved exactly over active sets.
@@ -149,7 +149,7 @@ def remove_shade(solution: Solution, member: int) -> Solution:
     return eqx.tree_at(lambda s: (s.abundances, s.covariance), solution, (shares, None), is_leaf=lambda x: x is None)
 
 
-def _solve(pixel: Float[Any, "band"], endmembers: Any, *, sum_to_one: bool, bounded: bool) -> Solution:
+def _solve(pixel: Float[Any, " band"], endmembers: Any, *, sum_to_one: bool, bounded: bool) -> Solution:
     """One pixel through projection, solver, residual and certificate."""
     problem = endmembers if isinstance(endmembers, Prepared) else prepare(endmembers)
     check_pixel(pixel, problem.endmembers.shape[1])

@@ -34,12 +34,12 @@ class Chosen(eqx.Module):
     """
 
     model: Int[Array, ""]
-    members: Int[Array, "slot"]
+    members: Int[Array, " slot"]
     level: Int[Array, ""]
-    rmse: Float[Array, "level"]
+    rmse: Float[Array, " level"]
 
 
-def mesma(pixel: Float[Any, "band"], endmembers: PreparedMesma) -> Solution:
+def mesma(pixel: Float[Any, " band"], endmembers: PreparedMesma) -> Solution:
     """Fractions of classes and shade by the best of all models.
 
     argmin_S ‖y − aE_S‖ over the models S of each level whose fractions a = argmin ‖y − aE_S‖, shade 1 − Σa and residual

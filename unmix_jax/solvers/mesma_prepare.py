@@ -79,14 +79,14 @@ class PreparedMesma(eqx.Module):
     """
 
     spectra: Float[Array, "member band"]
-    shade: Float[Array, "band"] | None
-    good: Int[Array, "band"] | None
+    shade: Float[Array, " band"] | None
+    good: Int[Array, " band"] | None
     members: Int[Array, "model slot"]
-    class_of: Int[Array, "member"]
-    direction: Float[Array, "band"]
+    class_of: Int[Array, " member"]
+    direction: Float[Array, " band"]
     projector: Float[Array, "band column"]
-    along: Float[Array, "member"]
-    across: Float[Array, "member"]
+    along: Float[Array, " member"]
+    across: Float[Array, " member"]
     index: Int[Array, "block turn slot"]
     form: Float[Array, "block turn number"]
     limits: Limits
@@ -118,9 +118,9 @@ def prepare_mesma(
     classes: Sequence[str] | None = None,
     *,
     levels: Sequence[int] = (2, 3),
-    shade: Float[Any, "band"] | None = None,
+    shade: Float[Any, " band"] | None = None,
     limits: Limits | None = None,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     criterion: str = "bic",
     noise: float | Float[Any, ""] | None = None,
 ) -> PreparedMesma:

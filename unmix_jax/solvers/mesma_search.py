@@ -101,9 +101,9 @@ class _Lanes(eqx.Module):
     x: Float[Array, "member pixel"]
     first: Float[Array, "member pixel"]
     left: Float[Array, "member pixel"]
-    s: Float[Array, "pixel"]
+    s: Float[Array, " pixel"]
 
-    def of(self, pixels: Int[Array, "pixel"]) -> "_Lanes":
+    def of(self, pixels: Int[Array, " pixel"]) -> "_Lanes":
         """Those of some pixels."""
         return jax.tree.map(lambda a: a.at[..., pixels].get(mode="clip"), self)
 
@@ -197,7 +197,7 @@ def _covariance(problem: PreparedMesma, index: Array, upper: list[list[Array]]) 
     return jnp.moveaxis(_sum([c[:, None] * c[None] for c in columns]), -1, 0)
 
 
-def _looked_up(problem: PreparedMesma, model: Int[Array, "pixel"]) -> tuple[Array, Array]:
+def _looked_up(problem: PreparedMesma, model: Int[Array, " pixel"]) -> tuple[Array, Array]:
     """Members [slot, pixel] and numbers [number, pixel] of a model for each pixel."""
     index = problem.index.reshape(-1, problem.slots)
     form = problem.form.reshape(-1, problem.form.shape[2])
@@ -205,7 +205,7 @@ def _looked_up(problem: PreparedMesma, model: Int[Array, "pixel"]) -> tuple[Arra
 
 
 def _level(
-    problem: PreparedMesma, lanes: _Lanes, seen: Seen, bounds: Int[Array, "2"], size: Array, count: Array
+    problem: PreparedMesma, lanes: _Lanes, seen: Seen, bounds: Int[Array, " 2"], size: Array, count: Array
 ) -> State:
     """Best model of a level that passes, its squared residual as the bands have it (infinite: none), models tried."""
     pixels = lanes.s.shape[0]
@@ -303,7 +303,7 @@ def _again(problem: PreparedMesma, lanes: _Lanes, pixel: Array, bounds: Array, s
     return part | kept | {"done": jnp.ones_like(part["done"])}
 
 
-def _choose(problem: PreparedMesma, squared: Float[Array, "level pixel"], seen: Seen) -> Int[Array, "pixel"]:
+def _choose(problem: PreparedMesma, squared: Float[Array, "level pixel"], seen: Seen) -> Int[Array, " pixel"]:
     """Which level wins; -1 where none has a model that passes."""
     bands, dtype = seen.pixel.shape[1], seen.s.dtype
     rounding = (4 * jnp.finfo(dtype).eps) ** 2 * (seen.s**2 + seen.rest)  # nothing is fitted better than that

@@ -20,8 +20,8 @@ __all__ = ["pivot_solve", "refine"]
 
 
 def pivot_solve(
-    geometry: Geometry, z: Float[Array, "latent"], *, sum_to_one: bool
-) -> tuple[Float[Array, "endmember"], Int[Array, ""]]:
+    geometry: Geometry, z: Float[Array, " latent"], *, sum_to_one: bool
+) -> tuple[Float[Array, " endmember"], Int[Array, ""]]:
     """Abundances of one pixel by single pivots, and how many it took.
 
     Minimises ½‖z − Fa‖² over a ≥ 0 (and Σa = 1). At most 6 R + 20 pivots are made.
@@ -89,8 +89,8 @@ def pivot_solve(
 
 
 def refine(
-    geometry: Geometry, z: Float[Array, "latent"], point: Float[Array, "endmember"], *, sum_to_one: bool
-) -> Float[Array, "endmember"]:
+    geometry: Geometry, z: Float[Array, " latent"], point: Float[Array, " endmember"], *, sum_to_one: bool
+) -> Float[Array, " endmember"]:
     """The abundances of one pixel with the least squares of their support solved again, from what is left of ``z``.
 
     Works on F itself, where ``pivot_solve`` works on FᵀF, so the error grows with the condition number and not with

@@ -20,8 +20,8 @@ FEW = 512  # pixels of a tile that are gathered; where more are close fits, the 
 
 
 def squared_residual(
-    pixel: Float[Array, "band"],
-    abundances: Float[Array, "endmember"],
+    pixel: Float[Array, " band"],
+    abundances: Float[Array, " endmember"],
     endmembers: Float[Array, "endmember band"],
     squared_norm: Float[Array, ""],
     explained: Float[Array, ""],

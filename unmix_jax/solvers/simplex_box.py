@@ -65,7 +65,7 @@ def descend(
     bend: Callable[[Array, State], Array],
     start: Float[Array, "unknown pixel"],
     data: State,
-    scale: Float[Array, "pixel"],
+    scale: Float[Array, " pixel"],
     region: Region,
     *,
     chunk: int,
@@ -151,7 +151,7 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
     }
 
 
-def where_needed(done: Bool[Array, "pixel"], function: Callable[[], Any]) -> Any:
+def where_needed(done: Bool[Array, " pixel"], function: Callable[[], Any]) -> Any:
     """What the function gives, or zeros where all pixels are done.
 
     A branch is also a program of its own: the compiler cannot compute its parts over again for each of their uses,
@@ -252,7 +252,7 @@ def _slope(unknown: Array, gradient: Array, count: int) -> Array:
 
 def eliminate(
     matrix: Float[Array, "n n pixel"], held: Bool[Array, "n pixel"], right: Float[Array, "n k pixel"]
-) -> tuple[Float[Array, "n k pixel"], Bool[Array, "n pixel"], Bool[Array, "pixel"]]:
+) -> tuple[Float[Array, "n k pixel"], Bool[Array, "n pixel"], Bool[Array, " pixel"]]:
     """``matrix⁻¹ right`` of the free rows, zero for the others and for what depends on those before.
 
     Gauss and Jordan's elimination of a symmetric, positive semidefinite matrix, without exchanges. Also says which
@@ -284,7 +284,7 @@ def project(unknown: Array, region: Region) -> Array:
     return jnp.concatenate([abundances, parameters])
 
 
-def first_order_gap(unknown: Float[Array, "unknown pixel"], model: Model, region: Region) -> Float[Array, "pixel"]:
+def first_order_gap(unknown: Float[Array, "unknown pixel"], model: Model, region: Region) -> Float[Array, " pixel"]:
     """What f may still lose: to first order over the simplex, by the model of second order in each parameter."""
     gradient, curvature = model.gradient, model.curvature
     count = region.simplex
@@ -301,7 +301,7 @@ def first_order_gap(unknown: Float[Array, "unknown pixel"], model: Model, region
 def covariance(
     unknown: Float[Array, "unknown pixel"],
     curvature: Float[Array, "unknown unknown pixel"],
-    variance: Float[Array, "pixel"],
+    variance: Float[Array, " pixel"],
     region: Region,
 ) -> tuple[Float[Array, "unknown unknown pixel"], Bool[Array, "unknown pixel"]]:
     """Inverse curvature, over abundances above zero whose sum stays.

@@ -39,7 +39,7 @@ class PreparedLibrary(eqx.Module):
     """
 
     endmembers: Float[Array, "member band"]
-    good: Bool[Array, "band"] | None
+    good: Bool[Array, " band"] | None
     plain: bool = eqx.field(static=True)
     projector: Float[Array, "band latent"]
     dictionary: Dictionary
@@ -48,7 +48,7 @@ class PreparedLibrary(eqx.Module):
 def prepare_sparse(
     library: Float[Any, "member band"],
     *,
-    weights: Shaped[Any, "band"] | None = None,
+    weights: Shaped[Any, " band"] | None = None,
     noise_covariance: Float[Any, "band band"] | None = None,
 ) -> PreparedLibrary:
     """Do once what sparse unmixing with this library needs for every pixel: one singular value decomposition.
@@ -87,7 +87,7 @@ def prepare_sparse(
 
 
 def sunsal(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     library: Float[Any, "member band"] | PreparedLibrary,
     *,
     l1: Any = 0.0,
@@ -128,7 +128,7 @@ def sunsal(
 
 
 def lp_sunsal(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     library: Float[Any, "member band"] | PreparedLibrary,
     *,
     lp: Any,

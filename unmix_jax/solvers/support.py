@@ -29,7 +29,7 @@ MAX_ROUNDS = 40
 
 def support_solve(
     geometry: Geometry, z: Float[Array, "latent pixel"], sum_to_one: bool
-) -> tuple[Float[Array, "endmember pixel"], Int[Array, "pixel"]]:
+) -> tuple[Float[Array, "endmember pixel"], Int[Array, " pixel"]]:
     """Minimise ½‖z − Fa‖² over a ≥ 0 (and Σa = 1) for a batch of pixels; abundances and exact solves."""
     pixels, count = z.shape[1], geometry.factor.shape[1]
     target = matmul(geometry.factor.T, z)

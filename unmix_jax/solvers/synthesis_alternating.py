@@ -21,7 +21,7 @@ LEAST = 1e-13  # abundance at which the slope of the penalty is clipped, as in t
 
 
 def alternating(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: Variation,
     *,
     steps: int = 100,
@@ -69,8 +69,10 @@ def alternating(
     if start is not None and jnp.shape(start) != jnp.shape(endmembers.width):
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {jnp.shape(endmembers.width)}")
 
+    movers = min(moving, endmembers.width.shape[0])
+
     def run(generator: Any, pixel: Array, *begin: Array) -> Any:
-        return _run(generator, pixel, steps, learning_rate, penalty, exponent, min(moving, shape[0]), *begin)
+        return _run(generator, pixel, steps, learning_rate, penalty, exponent, movers, *begin)
 
     pixel = jnp.asarray(pixel, jnp.result_type(endmembers.width))
     own = (pixel,) if start is None else (pixel, jnp.asarray(start, pixel.dtype))

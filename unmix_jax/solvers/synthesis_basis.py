@@ -61,7 +61,7 @@ class PreparedSynthesis(eqx.Module):
     library: Prepared
     prior: Float[Array, "endmember parameter"]
     basis: Float[Array, "rank band"]
-    center: Float[Array, "rank"]
+    center: Float[Array, " rank"]
     mean: Float[Array, "endmember rank"]
     covariance: Float[Array, "endmember rank rank"]
     rest: Float[Array, "endmember rank"]
@@ -71,9 +71,9 @@ class PreparedSynthesis(eqx.Module):
     freedom: Float[Array, ""]
     log_scale: Float[Array, ""]
     varies: Bool[Array, ""]
-    sampled: Int[Array, "sample"]
+    sampled: Int[Array, " sample"]
     lift: Float[Array, "sample rank"]
-    weight: Float[Array, "sample"]
+    weight: Float[Array, " sample"]
 
     @property
     def count(self) -> int:
@@ -94,7 +94,7 @@ def prepare_synthesis(
     *,
     noise: float | Shaped[Any, "..."],
     prior: float | Float[Any, "endmember parameter"] = UNIFORM,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     baseline: int | Float[Any, "term band"] | None = None,
     rank: int = 160,
     samples: int = 1024,

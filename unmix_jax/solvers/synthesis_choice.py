@@ -37,7 +37,7 @@ class HeldOut(eqx.Module):
     """
 
     problem: PreparedSynthesis
-    left_out: Bool[Any, "band"]
+    left_out: Bool[Any, " band"]
     columns: Float[Array, "term band"] | None
 
 
@@ -46,7 +46,7 @@ def leave_bands_out(
     *,
     folds: int = 5,
     block: int | None = None,
-    good_bands: Bool[Any, "band"] | None = None,
+    good_bands: Bool[Any, " band"] | None = None,
     baseline: int | Float[Any, "term band"] | None = None,
     rank: int = 100,
     samples: int = 256,
@@ -107,7 +107,7 @@ def held_out_rms(
     pixels: Shaped[Any, "pixel band"],
     *,
     tile: int = 64,
-) -> Float[np.ndarray, "pixel"]:
+) -> Float[np.ndarray, " pixel"]:
     """How far each pixel is from what was predicted of the bands left out.
 
     √(mean_b (y − xE(u) − cP)²), with abundances x, displacements u and baseline c found without band b. Fixed

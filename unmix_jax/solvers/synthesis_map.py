@@ -39,7 +39,7 @@ STALLED = 2  # steps with too little gain, one after another, that end a fit
 
 
 def map_synthesis(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: PreparedSynthesis,
     *,
     max_steps: int = 24,

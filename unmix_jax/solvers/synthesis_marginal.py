@@ -35,7 +35,7 @@ class Seen(eqx.Module):
 
 
 def marginal(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: PreparedSynthesis,
     *,
     reweightings: int = 3,

@@ -26,7 +26,7 @@ ROOT_TWO_PI = float(np.sqrt(2 * np.pi))
 
 
 def posterior(
-    pixel: Float[Any, "band"],
+    pixel: Float[Any, " band"],
     endmembers: PreparedSynthesis,
     *,
     sweeps: int = 400,

@@ -68,16 +68,16 @@ def whiten_rows(
     return whiten(covariance + (1 + rounding) * jnp.eye(covariance.shape[0], dtype=covariance.dtype), rows)
 
 
-def back(factor: Float[Array, "rank rank"], white: Float[Array, "rank"]) -> Float[Array, "rank"]:
+def back(factor: Float[Array, "rank rank"], white: Float[Array, " rank"]) -> Float[Array, " rank"]:
     """From a whitened error ``L⁻¹ e`` to ``(1 + C)⁻¹ e = L⁻ᵀ L⁻¹ e``: what the noise has of it."""
     return solve_lower(factor, white[:, None], transpose=True)[:, 0]
 
 
 def simplex_solve(
     endmembers: Float[Array, "endmember rank"],
-    pixel: Float[Array, "rank"],
-    slope: Float[Array, "endmember"] | None = None,
-) -> Float[Array, "endmember"]:
+    pixel: Float[Array, " rank"],
+    slope: Float[Array, " endmember"] | None = None,
+) -> Float[Array, " endmember"]:
     """argmin_x ½‖y − xE‖² + x·slope over the simplex, by single pivots and one refinement.
 
     Derivatives in the endmembers and the pixel by the implicit function theorem on the support.
@@ -114,9 +114,9 @@ def _(primals: Any, tangents: Any) -> Any:
 
 def frank_wolfe_gap(
     endmembers: Float[Array, "endmember rank"],
-    pixel: Float[Array, "rank"],
-    abundances: Float[Array, "endmember"],
-    slope: Float[Array, "endmember"] | None = None,
+    pixel: Float[Array, " rank"],
+    abundances: Float[Array, " endmember"],
+    slope: Float[Array, " endmember"] | None = None,
 ) -> Float[Array, ""]:
     """Bound on the excess of the objective of `simplex_solve`, over ½‖y‖²; NaN where that is not finite."""
     gradient = matmul(endmembers, matmul(abundances, endmembers) - pixel) + (0.0 if slope is None else slope)
@@ -144,7 +144,7 @@ def _bordered(gram: Array, inside: Array) -> Callable[[Array], Array]:
 
 
 def support_covariance(
-    endmembers: Float[Array, "endmember rank"], abundances: Float[Array, "endmember"]
+    endmembers: Float[Array, "endmember rank"], abundances: Float[Array, " endmember"]
 ) -> Float[Array, "endmember endmember"]:
     """Covariance of the abundances of the support under unit noise: (E Eᵀ)⁻¹ where the sum is held."""
     solve = _bordered(matmul(endmembers, endmembers.T), abundances > 0)

@@ -30,7 +30,7 @@ class Dictionary(eqx.Module):
     """The reduced problem of a library: ``½‖z − Fa‖²``, and what bounds Σa."""
 
     factor: Float[Any, "latent member"]
-    reach: Float[Any, "member"]
+    reach: Float[Any, " member"]
     gram: Float[Any, "member member"] | None  # of small libraries
 
 

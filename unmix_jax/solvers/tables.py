@@ -37,7 +37,7 @@ class Region(eqx.Module):
 
     table: Float[Any, "endmember form support"] | None
     linear: Float[Any, "endmember latent"]
-    offset: Float[Any, "endmember"]
+    offset: Float[Any, " endmember"]
     plane: Float[Any, "latent free"]
     unique: Bool[Any, ""]
 
@@ -47,7 +47,7 @@ class Geometry(eqx.Module):
 
     factor: Float[Any, "latent endmember"]
     gram: Float[Any, "endmember endmember"]
-    reach: Float[Any, "endmember"]
+    reach: Float[Any, " endmember"]
     cone: Region
     simplex: Region
 
@@ -67,7 +67,7 @@ class Prepared(eqx.Module):
 
     endmembers: Float[Array, "endmember band"]
     whitener: Float[Array, "..."] | None
-    good: Bool[Array, "band"] | None
+    good: Bool[Array, " band"] | None
     projector: Float[Array, "band latent"]
     baseline: Float[Array, "term band"] | None
     baseline_map: Float[Array, "band term"] | None
@@ -79,7 +79,7 @@ class Prepared(eqx.Module):
         return self.endmembers.shape[0]
 
 
-def polynomial_baseline(position: Shaped[Any, "band"], degree: int) -> Float[Any, "term band"]:
+def polynomial_baseline(position: Shaped[Any, " band"], degree: int) -> Float[Any, "term band"]:
     """Legendre polynomials of degree 0 to ``degree`` over the bands, as baseline columns for `prepare`.
 
     Args:
@@ -103,7 +103,7 @@ def polynomial_baseline(position: Shaped[Any, "band"], degree: int) -> Float[Any
 def prepare(
     endmembers: Float[Any, "endmember band"],
     *,
-    weights: Shaped[Any, "band"] | None = None,
+    weights: Shaped[Any, " band"] | None = None,
     noise_covariance: Float[Any, "band band"] | None = None,
     baseline: int | Float[Any, "term band"] | None = None,
 ) -> Prepared:

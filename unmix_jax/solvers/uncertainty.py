@@ -44,12 +44,12 @@ class Uncertainty(eqx.Module):
 
 def cramer_rao(
     mixing: Mixing,
-    abundances: Float[Any, "endmember"],
+    abundances: Float[Any, " endmember"],
     endmembers: Float[Any, "endmember band"],
     noise: float | Float[Any, "..."],
     *,
     sum_to_one: bool = True,
-    free: Bool[Any, "endmember"] | None = None,
+    free: Bool[Any, " endmember"] | None = None,
 ) -> Uncertainty:
     """Least covariance of unbiased estimates of the abundances and of the model's arrays.
 
