@@ -146,6 +146,43 @@ def test_invalid_pixels_and_bad_bands_are_left_out(tmp_path):
     assert hysime(scene).count == hysime(pixels[:, good]).count
 
 
+@pytest.mark.usefixtures("x64")
+def test_projection_and_angles_are_those_of_least_squares():
+    pixels, _ = mixtures(40.0)
+    found = hysime(pixels)
+    basis, some = np.asarray(found.basis), pixels[:5] ** 2
+    fitted = np.stack([basis.T @ np.linalg.lstsq(basis.T, row, rcond=None)[0] for row in some])
+    assert_close(found.project(some), fitted)
+    assert_close(found.project(some.reshape(5, 1, BANDS)), fitted[:, None])
+    cosine = np.sum(some * fitted, 1) / np.linalg.norm(some, axis=1) / np.linalg.norm(fitted, axis=1)
+    assert_close(found.angles(some), np.arccos(cosine))
+    assert np.all(found.angles(basis) < 1e-12)
+    assert_close(found.angles(np.linalg.svd(basis)[2][found.count :]), np.full(BANDS - found.count, np.pi / 2))
+
+
+@pytest.mark.usefixtures("x64")
+def test_projection_leaves_bad_bands_out():
+    pixels, _ = mixtures(40.0)
+    good = np.arange(BANDS) % 9 != 4
+    spoilt = np.where(good, pixels, 1e3)
+    found = hysime(Scene(spoilt.reshape(60, 50, BANDS), good_bands=good))
+    only = hysime(pixels[:, good])
+    projected = np.asarray(found.project(spoilt))
+    assert_close(projected[:, good], only.project(pixels[:, good]))
+    assert np.isnan(projected[:, ~good]).all()
+    assert_close(found.angles(spoilt[:9]), only.angles(pixels[:9, good]))
+
+
+@pytest.mark.usefixtures("x64")
+def test_projection_leaves_of_the_noise_what_lies_in_the_subspace():
+    pixels, std = mixtures(40.0)
+    found = hysime(pixels)
+    outside = np.mean(np.asarray(pixels - found.project(pixels)) ** 2)
+    assert abs(outside / (np.mean(std**2) * (BANDS - found.count) / BANDS) - 1) < 0.1  # noise differs between bands
+    noise = std * np.random.default_rng(1).standard_normal(pixels.shape)
+    assert np.mean(np.asarray(found.project(noise)) ** 2) < 0.2 * np.mean(noise**2)
+
+
 def test_dead_and_constant_bands_change_nothing_of_the_others():
     pixels, _ = mixtures(30.0)
     padded = np.concatenate([pixels, np.zeros((PIXELS, 1)), np.full((PIXELS, 1), 0.4)], axis=1)

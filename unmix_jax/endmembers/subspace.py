@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unmix_jax.linalg import matmul
 from unmix_jax.scenes.lazy import NODATA
 from unmix_jax.scenes.scene import Scene
 
@@ -55,6 +56,27 @@ class Subspace(eqx.Module):
     basis: Float[Array, "component band"]
     cost: Float[Array, " good_band"]
     noise: Noise
+
+    def project(self, pixels: Float[Any, "*pixel band"]) -> Float[Array, "*pixel band"]:
+        """The pixels without what lies outside the subspace, y BᵀB: all of the noise but ``count`` of its directions.
+
+        Over a library of many spectra nothing helps more: what is left of the noise resembles few of them. Bad bands
+        of the scene become NaN; whatever the pixels hold there is not looked at.
+        """
+        good = jnp.isfinite(self.basis).all(0)
+        basis = jnp.where(good, self.basis, 0.0)
+        projected = matmul(matmul(jnp.where(good, pixels, 0.0), basis.T), basis)
+        return jnp.where(good, projected, jnp.nan)
+
+    def angles(self, spectra: Float[Any, "spectrum band"]) -> Float[Array, " spectrum"]:
+        """Angle of each spectrum to the subspace, radians, over the good bands; true endmembers have the smallest.
+
+        Reference: Iordache et al. 2014, 10.1109/TGRS.2013.2281589 (a library cut down to the spectra of least angle).
+        """
+        good = jnp.isfinite(self.basis).all(0)
+        inside = self.project(spectra)
+        outside = jnp.linalg.norm(jnp.where(good, spectra - inside, 0.0), axis=1)
+        return jnp.arctan2(outside, jnp.linalg.norm(jnp.where(good, inside, 0.0), axis=1))
 
 
 class Counts(NamedTuple):
