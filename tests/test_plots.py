@@ -66,6 +66,7 @@ def test_every_scene_can_be_drawn(shape, centers):
         plots.abundance_maps(solution.abundances, library.names),
         plots.residual_map(solution.residual),
         plots.gap_map(solution.gap),
+        plots.winner_map(np.arange(np.prod(shape)).reshape(shape) % 2, ("linear", "bilinear")),
         plots.endmember_curves(library),
         plots.fits(scene, solution, library),
     ):
@@ -107,6 +108,20 @@ def test_the_colour_bar_says_when_values_leave_the_scale(low, high, extend):
 def test_names_must_fit_the_abundances():
     with pytest.raises(ValueError, match="2 names for 3"):
         plots.abundance_maps(np.ones((2, 2, 3)), ("a", "b"))
+
+
+def test_the_map_of_winners_shows_whose_pixel_it_is_and_counts_them():
+    model = np.asarray([[0, 1, 1], [-1, 0, 1]])
+    figure = plots.winner_map(model, ("a", "b"), valid=np.asarray([[True, True, False], [True, True, True]]))
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    same = (shown[:, :, None, None] == shown).all(-1)
+    expected = np.asarray([[0, 1, -1], [-1, 0, 1]])
+    assert np.array_equal(same, expected[:, :, None, None] == expected)
+    assert (shown[1, 0] == 1).all()  # white
+    assert [text.get_text() for text in figure.texts if "%" in text.get_text()] == ["a, 50.0%", "b, 50.0%"]
+    with pytest.raises(ValueError, match="model 1 has no name, there are 1 names"):
+        plots.winner_map(model, ("a",))
+    pixels_of(plots.winner_map(np.full((2, 2), -1), ("a", "b")))
 
 
 def test_everything_masked():

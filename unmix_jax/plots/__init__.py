@@ -4,7 +4,15 @@ Nothing here touches pyplot or any global state: save a figure with ``figure.sav
 """
 
 from unmix_jax.plots.dispersion import fitted_mineral, fitted_minerals
-from unmix_jax.plots.unmixing import abundance_maps, endmember_curves, false_colour, fits, gap_map, residual_map
+from unmix_jax.plots.unmixing import (
+    abundance_maps,
+    endmember_curves,
+    false_colour,
+    fits,
+    gap_map,
+    residual_map,
+    winner_map,
+)
 
 __all__ = [
     "abundance_maps",
@@ -15,4 +23,5 @@ __all__ = [
     "fitted_minerals",
     "gap_map",
     "residual_map",
+    "winner_map",
 ]

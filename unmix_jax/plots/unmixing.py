@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from unmix_jax.plots.style import DASHES, INK, PALETTE, TEXT, broken, colour_bar, figure_of, grid, short, tidy
 from unmix_jax.scenes.composite import composite
@@ -16,9 +16,10 @@ from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.types import Solution
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["abundance_maps", "endmember_curves", "false_colour", "fits", "gap_map", "residual_map"]
+__all__ = ["abundance_maps", "endmember_curves", "false_colour", "fits", "gap_map", "residual_map", "winner_map"]
 
 LIMIT = 500
 
@@ -117,6 +118,45 @@ def gap_map(gap: Float[Any, "*pixel"], *, title: str = "") -> "Figure":
     low, high = (np.floor(finite.min()), np.ceil(finite.max())) if finite.size else (-16.0, 0.0)
     low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
     return _one_map(values, "log₁₀ of the optimality gap", title or "Certificate", "cividis", vmin=low, vmax=high)
+
+
+def winner_map(
+    model: Int[Any, "*pixel"], names: Sequence[str], *, valid: Bool[Any, "*pixel"] | None = None, title: str = ""
+) -> "Figure":
+    """Which of several models won in every pixel, and in what share of them it did.
+
+    Args:
+        model: its number: ``fitted.model`` of `choose`, ``fitted.level`` of `mesma`; negative where there is none.
+        names: of the models, by their number.
+        valid: pixels to draw, such as ``converged``; all others stay blank.
+        title: heading of the figure.
+
+    Returns:
+        The figure; shares are of the pixels drawn.
+
+    Raises:
+        ValueError: a number without a name.
+    """
+    numbers = np.asarray(model)
+    drawn = (numbers >= 0) & (True if valid is None else np.asarray(valid))
+    if drawn.any() and numbers[drawn].max() >= len(names):
+        raise ValueError(f"model {numbers[drawn].max()} has no name, there are {len(names)} names")
+    shares = np.bincount(numbers[drawn], minlength=len(names)) / max(1, drawn.sum())
+    labels = [f"{short(name, 20)}, {share:.1%}" for name, share in zip(names, shares, strict=True)]
+    colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
+    if numbers.ndim == 1:
+        figure = figure_of(4.6, 0.8 + 0.25 * len(names))
+        axis = figure.add_axes((0.45, 0.3, 0.52, 0.6))
+        axis.barh(labels, shares, color=colours)
+        axis.invert_yaxis()
+        tidy(axis, "share of pixels", "", title)
+        return figure
+    image = _thin(np.where(drawn, numbers, len(names)))
+    figure, (axis,) = grid(1, image.shape[0] / image.shape[1], title="", panel=3.3, bar=False)
+    axis.imshow(np.asarray([_rgb(colour) for colour in (*colours, "#ffffff")])[image], interpolation="nearest")
+    axis.set_title(title, fontsize=TEXT + 0.5, pad=4, color=INK)
+    _key(figure, axis, labels, colours)
+    return figure
 
 
 def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "Figure":
@@ -235,6 +275,26 @@ def _one_map(values: np.ndarray, label: str, title: str, cmap: str, *, vmin: flo
     axis.set_title(title, fontsize=TEXT + 0.5, pad=4, color=INK)
     colour_bar(figure, image, label)
     return figure
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    """Red, green and blue, 0..1, of "#rrggbb"."""
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _key(figure: "Figure", axis: "Axes", labels: Sequence[str], colours: Sequence[str]) -> None:
+    """What colours mean, beside the only panel of a figure, which is widened for it."""
+    (width, height), place, room = figure.get_size_inches(), axis.get_position(), 2.2
+    tall = max(height, 0.3 + 0.18 * len(labels))
+    figure.set_size_inches(width + room, tall)
+    axis.set_position((
+        place.x0 * width / (width + room), 1 - (1 - place.y0) * height / tall,
+        place.width * width / (width + room), place.height * height / tall,
+    ))  # fmt: skip
+    for i, (label, colour) in enumerate(zip(labels, colours, strict=True)):
+        y = 1 - (0.3 + 0.18 * i) / tall
+        figure.text((width + 0.05) / (width + room), y, "■", color=colour, fontsize=TEXT + 2, va="center")
+        figure.text((width + 0.22) / (width + room), y, label, color=INK, fontsize=TEXT, va="center")
 
 
 def _stacked(values: np.ndarray, names: Sequence[str], title: str) -> "Figure":
