@@ -15,7 +15,8 @@ miss it by as much.
 - `evidence_calibration`: mean probability of the chosen model minus the share that is right, over all pixels;
 - `counted_share`: share of pixels that count.
 
-Wanted: `evidence_correct_share` at least 0.95 (aim 0.99).
+Wanted: `evidence_correct_share` at least 0.95 (aim 0.99). Expected: 0.998, of which GBM 0.95, all others 0.99 and more;
+BIC 0.985. With nested models 0.995, 0.985, and 0.63 for the best fit. 42 % of the pixels count.
 """
 
 from collections.abc import Callable

@@ -301,16 +301,16 @@ def test_one_compilation_for_any_number_of_pixels():
     assert len(TRACES) == 1
 
 
-def test_the_default_tile_serves_any_number_of_pixels():
-    """A handful of pixels, a whole scene, and one of several tiles."""
+def test_few_default_tiles_serve_any_number_of_pixels():
+    """Two handfuls of pixels, a whole scene, and some of several tiles: two programs, neither with much padding."""
     bands = 2048
     full = TILE_BYTES // (4 * bands)
     TRACES.clear()
-    for count in (3, full - 1, full + 70, 2 * full + 1):
+    for count in (3, 16, full - 1, full + 70, 2 * full + 1):
         pixels = np.arange(1, count + 1, dtype=np.float32)[:, None] * np.ones(bands, np.float32)
         solution = unmix(toy(), pixels)
         np.testing.assert_array_equal(solution.gap, pixels[:, 0])
-    assert len(TRACES) == 1
+    assert len(TRACES) == 2
 
 
 def test_certified_solvers_do_not_compile_again():

@@ -50,7 +50,8 @@ def unmix(
             trained network. With ``key`` it is called as ``unmixer(pixel, key=key)``.
         pixels: a `Scene`, or spectra with the bands last: [band, ] axes lead, an image is [row, column, band].
             Integers become float32; memory maps are read tile by tile.
-        tile: pixels per tile; by default what fits 8 MiB, at least 1024. Results do not depend on it.
+        tile: pixels per tile; by default what fits 8 MiB, at least 1024, or the power of two above what there is, where
+            that is less: a program is compiled for each such size. Results do not depend on it.
         key: random key; pixel number n gets ``jax.random.fold_in(key, n)``, whatever the tile.
         good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
             those of the scene.
@@ -83,7 +84,7 @@ def unmix(
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be a positive number of pixels, got {tile}")
     dtype = _float_type(source.dtype)
-    tile = tile or _default_tile(bands, dtype.itemsize)
+    tile = tile or _default_tile(total, bands, dtype.itemsize)
     wanted = None if mask is None else np.asarray(mask, bool).reshape(-1)
     good = None if good_bands is None or np.all(good_bands) else jnp.asarray(good_bands, bool)
     nodata_ = None if nodata is None or math.isnan(nodata) else jnp.asarray(nodata, dtype)
@@ -177,9 +178,13 @@ def _float_type(dtype: Any) -> np.dtype:
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
 
 
-def _default_tile(bands: int, itemsize: int) -> int:
-    """The multiple of 1024 pixels that fits `TILE_BYTES`; the same for every scene size, so that it compiles once."""
-    return max(1024, TILE_BYTES // (bands * itemsize) // 1024 * 1024)
+def _default_tile(total: int, bands: int, itemsize: int) -> int:
+    """The multiple of 1024 pixels that fits `TILE_BYTES`, or for few pixels the power of two that holds them.
+
+    Few sizes, so that few programs are compiled, and less than half of what is computed is padding.
+    """
+    full = max(1024, TILE_BYTES // (bands * itemsize) // 1024 * 1024)
+    return min(full, max(16, 1 << (total - 1).bit_length()))
 
 
 def _tiles(source: Any, total: int, tile: int, dtype: np.dtype) -> list[list[slice]]:
