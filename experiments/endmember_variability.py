@@ -113,8 +113,8 @@ def methods(seen: dict[str, np.ndarray], noise: float, config: Config) -> dict[s
     def models() -> Any:
         return prepare_mesma(np.concatenate(few), few_classes, levels=range(2, count + 2))
 
-    def bundles(group: float) -> Any:
-        return eqx.Partial(bundle_fcls, bundles=prepare_bundles(library, classes), group=jnp.asarray(group))
+    def bundles() -> Any:
+        return eqx.Partial(bundle_fcls, bundles=prepare_bundles(library, classes))
 
     def inverted(model: Any, **options: Any) -> Any:
         return eqx.Partial(invert, endmembers=prepare_inversion(means, model, noise=noise, **options))
@@ -125,8 +125,8 @@ def methods(seen: dict[str, np.ndarray], noise: float, config: Config) -> dict[s
     betas = (np.clip(library, *INSIDE), classes)
     return {
         "fcls": lambda: eqx.Partial(fcls, endmembers=means),
-        "bundles": lambda: bundles(0.0),
-        "group": lambda: bundles(penalty),
+        "bundles": bundles,
+        "group": lambda: eqx.Partial(bundles(), group=jnp.asarray(penalty)),
         "mesma": lambda: eqx.Partial(mesma, endmembers=models()),
         "ncm": lambda: compositional("weighted"),
         "ncm_likelihood": lambda: compositional("likelihood"),

@@ -91,6 +91,17 @@ def test_with_penalty_nothing_is_better(group, by_size):
             assert here <= whole(feasible, pixel, library, group, weights) + 1e-8 * 0.5 * pixel @ pixel
 
 
+def test_a_class_may_use_more_spectra_than_there_are_bands():
+    """The penalty spreads a class over alike spectra, so that mixtures are larger than the rank."""
+    rng = np.random.default_rng(5)
+    shapes = 0.5 + 0.3 * np.sin(np.linspace(0, 3, 6) * np.asarray([[1.0], [2.5], [4.0]]))
+    library = np.repeat(shapes, 5, 0) * (1 + 0.01 * rng.standard_normal((15, 6)))
+    pixels = rng.dirichlet(np.ones(3), 6) @ shapes
+    found = solved(pixels, library, 0.05, ["a"] * 5 + ["b"] * 5 + ["c"] * 5)
+    assert found.converged.all()
+    assert ((found.fitted > 0).sum(1) > 7).all()
+
+
 def test_the_penalty_leaves_materials_out():
     library, pixels = scene()
     counts = [(solved(pixels, library, group).abundances > 0).sum() for group in (0.0, 0.03, 3.0)]
