@@ -203,10 +203,9 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
                 for method in methods:
                     found = pieces.get(f"{kind} {method} {snr}", lambda m=method, k=kind, c=this: one(m, k, c, config))
                     name = method if kind == "projected" or method == "oracle" else f"measured_{method}"
-                    metrics[f"{name}_sre_{snr}db"] = found.pop("sre")
+                    metrics |= {f"{name}_{key}_{snr}db": v for key, v in found.items() if key != "hindsight"}
                     if "hindsight" in found:
-                        metrics[f"{name}_sre_{snr}db_hindsight"] = found.pop("hindsight")
-                    metrics |= {f"{name}_{key}_{snr}db": value for key, value in found.items()}
+                        metrics[f"{name}_sre_{snr}db_hindsight"] = found["hindsight"]
         if config.library_pixels:
             metrics |= {f"library_{key}": v for key, v in pieces.get("library", lambda: large(config)).items()}
     speed = pieces.get("mesma", lambda: bench_mesma.throughput(bench_mesma.Config())[0])
