@@ -6,7 +6,7 @@ TIME. DC1 (UNMIX_JAX_DATA with dc1_sparse; Iordache et al. 2012, 10.1109/TGRS.20
 240 spectra, with white noise at 20, 30, 40 dB. Solvers in float64, each to its stated gap:
 
 - `nnls`, `fcls`: no penalty; `fcls` with sum to one, which for `sunsal` is all that its l1 can do;
-- `sunsal`: l1; `clsunsal`: l21, over a fifth of the pixels together, which takes minutes; `lp`: `lp_sunsal` with p = 0.5
+- `sunsal`: l1; `clsunsal`: l21, over a fifth of the pixels, which takes minutes; `lp`: `lp_sunsal` with p = 0.5
   and sum to one;
 - `pruned`: `nnls` over twice as many spectra as the subspace has dimensions, those of least angle to it (the first step
   of MUSIC-CSR); `oracle`: `nnls` over the true five, of the pixels as measured.
