@@ -1,0 +1,168 @@
+"""Nonnegative matrix factorisation: endmembers and abundances at once, by multiplicative updates.
+
+`nmf` takes a scene and finds its own start; `factorise` is the pure function beneath it, of arrays, to be jitted and
+vmapped over starts or weights.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from unmix_jax.endmembers.extraction import vca
+from unmix_jax.endmembers.factorisation import Factorisation, gather
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.least_squares import fcls, prepare
+
+__all__ = ["factorise", "nmf", "sparseness"]
+
+FLOOR = 1e-3  # of starts: multiplication never leaves zero
+
+
+def nmf(
+    key: Key[Array, ""],
+    pixels: Any,
+    count: int,
+    *,
+    start: Float[Any, "endmember band"] | None = None,
+    l1: Any = 0.0,
+    l_half: Any = None,
+    sum_to_one: Any = 15.0,
+    max_steps: int = 1000,
+    tol: float = 1e-5,
+) -> Factorisation:
+    r"""Nonnegative matrix factorisation, plain or sparse, from VCA and FCLS.
+
+    argmin over A ≥ 0, E ≥ 0 of ½‖Y − AE‖² + ½δ² Σ_p (1 − Σ_e a_pe)² + λ₁ Σ a + λ_½ Σ √a, for pixels Y divided by their
+    greatest value, so that the weights do not depend on the unit. No step raises it.
+
+    Args:
+        key: random key of VCA.
+        pixels: spectra, nonnegative, any unit; an array or a `Scene`.
+        count: number of endmembers.
+        start: endmembers to start from, in the unit of the pixels; None: those of VCA.
+        l1: weight λ₁ of the sum of the abundances.
+        l_half: weight λ_½ of the sum of their roots; None: the `sparseness` of the pixels, as published; 0: none.
+        sum_to_one: weight δ of the row that pulls the sum of the abundances to one; 0 leaves it free.
+        max_steps: most steps.
+        tol: stop when a step changes the endmembers by no more than this part of their norm.
+
+    Returns:
+        Endmembers, abundances, and the objective of the divided pixels.
+
+    Raises:
+        ValueError: count < 1, more endmembers than bands, valid pixels or (from VCA) dimensions of the data; negative
+            pixels; a start of another shape, or negative or not finite; no valid pixel.
+
+    Reference:
+        Lee & Seung 1999, 10.1038/44565 (updates); Qian et al. 2011, 10.1109/TGRS.2011.2144605 (L1/2 and its weight);
+        Heinz & Chang 2001, 10.1109/36.911111 (the row δ).
+    """
+    gathered = gather(pixels, count)
+    values, good = gathered.values, gathered.data.good
+    if values.min() < 0:
+        raise ValueError(
+            f"factors are nonnegative, and so must pixels be: got {values.min():.3g} among valid pixels "
+            f"(where that is noise, clip at 0)"
+        )
+    if start is not None:
+        spectra = np.asarray(start)
+        if spectra.shape != (count, gathered.data.bands):
+            raise ValueError(f"start must be [{count}, {gathered.data.bands}], got {spectra.shape}")
+        spectra = spectra[:, good]
+        if not (np.isfinite(spectra) & (spectra >= 0)).all():
+            raise ValueError("start must be finite and nonnegative in every good band")
+    elif count == 1:
+        spectra = values.mean(axis=0, keepdims=True)
+    else:
+        spectra = np.asarray(vca(key, values, count).endmembers)
+    scale = values.max()
+    like = jnp.asarray(values / scale)
+    options = {"l1": l1, "l_half": l_half, "sum_to_one": sum_to_one, "tol": tol}
+    arrays = {name: None if value is None else jnp.asarray(value, like.dtype) for name, value in options.items()}
+    found = _factorise(like, jnp.asarray(spectra / scale, like.dtype), max_steps=jnp.asarray(max_steps), **arrays)
+    return gathered.back(eqx.tree_at(lambda f: f.endmembers, found, found.endmembers * scale))
+
+
+def factorise(
+    pixels: Float[Array, "pixel band"],
+    endmembers: Float[Array, "endmember band"],
+    *,
+    l1: Any = 0.0,
+    l_half: Any = None,
+    sum_to_one: Any = 15.0,
+    max_steps: Any = 1000,
+    tol: Any = 1e-5,
+) -> Factorisation:
+    r"""The factorisation of `nmf` from given endmembers: pure, for `jax.jit` and `jax.vmap` over anything but shapes.
+
+    A ← A ∘ (YEᵀ + δ²) / (A(EEᵀ + δ²) + λ₁ + ½ λ_½ A^(−½)), then E ← E ∘ (AᵀY) / (AᵀAE), from the abundances of FCLS.
+
+    Args:
+        pixels: spectra, nonnegative, all valid; the weights are meant for a greatest value near 1.
+        endmembers: those to start from.
+        l1: weight λ₁.
+        l_half: weight λ_½; None: the `sparseness` of the pixels.
+        sum_to_one: weight δ.
+        max_steps: most steps.
+        tol: stop when a step changes the endmembers by no more than this part of their norm.
+
+    Returns:
+        Endmembers, abundances and objective.
+
+    Reference:
+        Qian et al. 2011, 10.1109/TGRS.2011.2144605.
+    """
+    weight = sparseness(pixels) if l_half is None else l_half
+    square = jnp.asarray(sum_to_one, pixels.dtype) ** 2
+    tiny = jnp.finfo(pixels.dtype).tiny
+
+    def step(state: tuple[Array, Array, Int[Array, ""], Bool[Array, ""]]) -> Any:
+        spectra, abundances, steps, _ = state
+        root = jnp.sqrt(abundances)  # both sides of the fraction are multiplied by it: zero stays zero
+        towards = root * (matmul(pixels, spectra.T) + square)
+        away = root * (matmul(abundances, matmul(spectra, spectra.T) + square) + l1) + 0.5 * weight
+        abundances = abundances * towards / jnp.maximum(away, tiny)
+        towards = matmul(abundances.T, pixels)
+        away = matmul(matmul(abundances.T, abundances), spectra)
+        moved = spectra * towards / jnp.maximum(away, tiny)
+        change = jnp.linalg.norm(moved - spectra) <= tol * jnp.linalg.norm(spectra)
+        return moved, abundances, steps + 1, change
+
+    greatest = jnp.max(pixels)
+    first = jnp.maximum(endmembers, FLOOR * greatest)
+    prepared = prepare(first)
+    abundances = jnp.maximum(jax.vmap(lambda pixel: fcls(pixel, prepared).abundances)(pixels), FLOOR)
+    state = first, abundances, jnp.asarray(0), jnp.asarray(False)
+    spectra, abundances, steps, converged = jax.lax.while_loop(
+        lambda s: (s[2] < max_steps) & ~s[3], step, state
+    )
+    misfit = jnp.sum((pixels - matmul(abundances, spectra)) ** 2) + square * jnp.sum((1 - abundances.sum(1)) ** 2)
+    objective = 0.5 * misfit + l1 * jnp.sum(abundances) + weight * jnp.sum(jnp.sqrt(abundances))
+    return Factorisation(spectra, abundances, objective, steps, converged & jnp.isfinite(objective))
+
+
+_factorise = eqx.filter_jit(factorise)
+
+
+def sparseness(pixels: Float[Array, "pixel band"]) -> Float[Array, ""]:
+    r"""How unevenly each band is spread over the pixels: the published weight of the L1/2 penalty.
+
+    λ = B^(−½) Σ_b (√N − ‖y_b‖₁ / ‖y_b‖₂) / √(N − 1), with y_b the image of band b in N pixels.
+
+    Args:
+        pixels: spectra, nonnegative; the scale does not matter.
+
+    Returns:
+        The weight, at most √B; bands of zeros count as even.
+
+    Reference:
+        Qian et al. 2011, 10.1109/TGRS.2011.2144605 (after Hoyer 2004).
+    """
+    number, bands = pixels.shape
+    total, norm = jnp.sum(jnp.abs(pixels), axis=0), jnp.linalg.norm(pixels, axis=0)
+    ratio = jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1.0), np.sqrt(number))
+    return jnp.sum(np.sqrt(number) - ratio) / np.sqrt(bands * max(number - 1, 1))
