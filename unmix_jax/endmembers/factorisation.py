@@ -37,13 +37,13 @@ class Gathered(NamedTuple):
 
     data: ValidPixels
     values: Float[np.ndarray, "pixel good_band"]
-    index: Int[np.ndarray, " pixel"]
+    where: Int[np.ndarray, " pixel"]
 
     def back(self, found: Factorisation) -> Factorisation:
         """The same result on all pixels and bands, NaN where they are invalid."""
         abundances = np.asarray(found.abundances)
         full = np.full((math.prod(self.data.shape), abundances.shape[1]), np.nan, abundances.dtype)
-        full[self.index] = abundances
+        full[self.where] = abundances
         return Factorisation(
             self.data.on_all_bands(np.asarray(found.endmembers)),
             jnp.asarray(full.reshape(*self.data.shape, -1)),
@@ -64,12 +64,10 @@ def gather(pixels: Any, count: int) -> Gathered:
         raise ValueError(f"at least 1 endmember must be asked for, got count={count}")
     if count > len(data.good):
         raise ValueError(f"at most {len(data.good)} endmembers can be found in as many bands, got count={count}")
-    index, blocks = zip(*data.blocks(), strict=True)
-    where = np.concatenate(index)
+    indices, blocks = zip(*data.blocks(), strict=True)
+    where = np.concatenate(indices)
     if len(where) == 0:
-        raise ValueError(
-            f"none of the {math.prod(data.shape)} pixels is valid (NaN, no-data, zero or masked)"
-        )
+        raise ValueError(f"none of the {math.prod(data.shape)} pixels is valid (NaN, no-data, zero or masked)")
     if count > len(where):
         raise ValueError(f"{count} endmembers were asked of {len(where)} valid pixels")
     values = np.concatenate([block.astype(np.result_type(data.dtype, np.float32)) for block in blocks])

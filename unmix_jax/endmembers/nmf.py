@@ -137,9 +137,7 @@ def factorise(
     prepared = prepare(first)
     abundances = jnp.maximum(jax.vmap(lambda pixel: fcls(pixel, prepared).abundances)(pixels), FLOOR)
     state = first, abundances, jnp.asarray(0), jnp.asarray(False)
-    spectra, abundances, steps, converged = jax.lax.while_loop(
-        lambda s: (s[2] < max_steps) & ~s[3], step, state
-    )
+    spectra, abundances, steps, converged = jax.lax.while_loop(lambda s: (s[2] < max_steps) & ~s[3], step, state)
     misfit = jnp.sum((pixels - matmul(abundances, spectra)) ** 2) + square * jnp.sum((1 - abundances.sum(1)) ** 2)
     objective = 0.5 * misfit + l1 * jnp.sum(abundances) + weight * jnp.sum(jnp.sqrt(abundances))
     return Factorisation(spectra, abundances, objective, steps, converged & jnp.isfinite(objective))
