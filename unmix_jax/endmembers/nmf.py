@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from unmix_jax.endmembers.extraction import vca
-from unmix_jax.endmembers.factorisation import Factorisation, gather
+from unmix_jax.endmembers.factorisation import Factorisation, Gathered, gather
 from unmix_jax.linalg import matmul
-from unmix_jax.solvers.least_squares import fcls, prepare
+from unmix_jax.solvers.least_squares import fcls
+from unmix_jax.solvers.tables import Prepared, prepare_for
 
 __all__ = ["factorise", "nmf", "sparseness"]
 
-FLOOR = 1e-3  # of starts: multiplication never leaves zero
+FLOOR = 1e-3  # of starts
 
 
 def nmf(
@@ -31,8 +32,8 @@ def nmf(
     l1: Any = 0.0,
     l_half: Any = None,
     sum_to_one: Any = 15.0,
-    max_steps: int = 1000,
-    tol: float = 1e-5,
+    max_steps: int = 2000,
+    tol: float = 1e-4,
 ) -> Factorisation:
     r"""Nonnegative matrix factorisation, plain or sparse, from VCA and FCLS.
 
@@ -62,48 +63,57 @@ def nmf(
         Heinz & Chang 2001, 10.1109/36.911111 (the row δ).
     """
     gathered = gather(pixels, count)
-    values, good = gathered.values, gathered.data.good
+    values = gathered.values
     if values.min() < 0:
         raise ValueError(
-            f"factors are nonnegative, and so must pixels be: got {values.min():.3g} among valid pixels "
+            f"factors are nonnegative, and so must pixels be: got {values.min():.3g} among the valid ones "
             f"(where that is noise, clip at 0)"
         )
-    if start is not None:
-        spectra = np.asarray(start)
-        if spectra.shape != (count, gathered.data.bands):
-            raise ValueError(f"start must be [{count}, {gathered.data.bands}], got {spectra.shape}")
-        spectra = spectra[:, good]
-        if not (np.isfinite(spectra) & (spectra >= 0)).all():
-            raise ValueError("start must be finite and nonnegative in every good band")
-    elif count == 1:
-        spectra = values.mean(axis=0, keepdims=True)
-    else:
-        spectra = np.asarray(vca(key, values, count).endmembers)
     scale = values.max()
-    like = jnp.asarray(values / scale)
-    options = {"l1": l1, "l_half": l_half, "sum_to_one": sum_to_one, "tol": tol}
-    arrays = {name: None if value is None else jnp.asarray(value, like.dtype) for name, value in options.items()}
-    found = _factorise(like, jnp.asarray(spectra / scale, like.dtype), max_steps=jnp.asarray(max_steps), **arrays)
+    data = jnp.asarray(values / scale)
+    first = jnp.asarray((_start(key, gathered, count, start) / scale).astype(values.dtype))
+    weights = {"l1": l1, "l_half": sparseness(data) if l_half is None else l_half, "sum_to_one": sum_to_one, "tol": tol}
+    arrays = {name: jnp.asarray(value, data.dtype) for name, value in weights.items()}
+    abundances = _fcls(data, prepare_for(("simplex",), first))
+    found = _factorise(data, first, abundances, max_steps=jnp.asarray(max_steps), **arrays)
     return gathered.back(eqx.tree_at(lambda f: f.endmembers, found, found.endmembers * scale))
+
+
+def _start(key: Key[Array, ""], gathered: Gathered, count: int, start: Any) -> Float[np.ndarray, "endmember good_band"]:
+    """Endmembers to start from: those given, those of VCA, or the mean where only one is wanted."""
+    if start is not None:
+        start, shape = np.asarray(start), (count, gathered.data.bands)
+        if start.shape != shape:
+            raise ValueError(f"start must be [endmember, band] {shape}, got {start.shape}")
+        start = start[:, gathered.data.good]
+        if not (np.isfinite(start) & (start >= 0)).all():
+            raise ValueError(f"start must be finite and nonnegative in the good bands, its least is {start.min():.3g}")
+        return start
+    if count == 1:
+        return gathered.values.mean(axis=0, keepdims=True)
+    return np.asarray(vca(key, gathered.values, count).endmembers)
 
 
 def factorise(
     pixels: Float[Array, "pixel band"],
     endmembers: Float[Array, "endmember band"],
+    abundances: Float[Array, "pixel endmember"] | None = None,
     *,
     l1: Any = 0.0,
     l_half: Any = None,
     sum_to_one: Any = 15.0,
-    max_steps: Any = 1000,
-    tol: Any = 1e-5,
+    max_steps: Any = 2000,
+    tol: Any = 1e-4,
 ) -> Factorisation:
     r"""The factorisation of `nmf` from given endmembers: pure, for `jax.jit` and `jax.vmap` over anything but shapes.
 
-    A ← A ∘ (YEᵀ + δ²) / (A(EEᵀ + δ²) + λ₁ + ½ λ_½ A^(−½)), then E ← E ∘ (AᵀY) / (AᵀAE), from the abundances of FCLS.
+    A ← A ∘ (YEᵀ + δ²) / (A(EEᵀ + δ²) + λ₁ + ½ λ_½ A^(−½)), then E ← E ∘ (AᵀY) / (AᵀAE).
+    Multiplication never leaves zero, so that starts are lifted to 0.001 (of the greatest value of the pixels).
 
     Args:
         pixels: spectra, nonnegative, all valid; the weights are meant for a greatest value near 1.
         endmembers: those to start from.
+        abundances: those to start from; None: equal parts.
         l1: weight λ₁.
         l_half: weight λ_½; None: the `sparseness` of the pixels.
         sum_to_one: weight δ.
@@ -132,11 +142,10 @@ def factorise(
         change = jnp.linalg.norm(moved - spectra) <= tol * jnp.linalg.norm(spectra)
         return moved, abundances, steps + 1, change
 
-    greatest = jnp.max(pixels)
-    first = jnp.maximum(endmembers, FLOOR * greatest)
-    prepared = prepare(first)
-    abundances = jnp.maximum(jax.vmap(lambda pixel: fcls(pixel, prepared).abundances)(pixels), FLOOR)
-    state = first, abundances, jnp.asarray(0), jnp.asarray(False)
+    if abundances is None:
+        abundances = jnp.full((len(pixels), len(endmembers)), 1 / len(endmembers), pixels.dtype)
+    spectra, abundances = jnp.maximum(endmembers, FLOOR * jnp.max(pixels)), jnp.maximum(abundances, FLOOR)
+    state = spectra, abundances, jnp.asarray(0), jnp.asarray(False)
     spectra, abundances, steps, converged = jax.lax.while_loop(lambda s: (s[2] < max_steps) & ~s[3], step, state)
     misfit = jnp.sum((pixels - matmul(abundances, spectra)) ** 2) + square * jnp.sum((1 - abundances.sum(1)) ** 2)
     objective = 0.5 * misfit + l1 * jnp.sum(abundances) + weight * jnp.sum(jnp.sqrt(abundances))
@@ -144,6 +153,12 @@ def factorise(
 
 
 _factorise = eqx.filter_jit(factorise)
+
+
+@eqx.filter_jit
+def _fcls(pixels: Float[Array, "pixel band"], endmembers: Prepared) -> Float[Array, "pixel endmember"]:
+    """Abundances to start from."""
+    return jax.vmap(eqx.Partial(fcls, endmembers=endmembers))(pixels).abundances
 
 
 def sparseness(pixels: Float[Array, "pixel band"]) -> Float[Array, ""]:

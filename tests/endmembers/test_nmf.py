@@ -1,0 +1,207 @@
+"""Nonnegative factorisation: a NumPy loop of the published updates, descent, recovery, invariances, Samson, refusals."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_close, separable
+
+from unmix_jax.endmembers.nmf import factorise, nmf, sparseness
+from unmix_jax.metrics import align, mean_sad
+from unmix_jax.scenes.scene import Scene
+
+KEY = jax.random.key(3)
+WEIGHTS = {
+    "plain": {"l1": 0.0, "l_half": 0.0, "sum_to_one": 0.0},
+    "sum to one": {"l1": 0.0, "l_half": 0.0, "sum_to_one": 15.0},
+    "l1": {"l1": 0.3, "l_half": 0.0, "sum_to_one": 0.0},
+    "l1/2": {"l1": 0.0, "l_half": 0.2, "sum_to_one": 15.0},
+    "all": {"l1": 0.1, "l_half": 0.1, "sum_to_one": 2.0},
+}
+weighted = pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS.keys())
+run = eqx.filter_jit(factorise)  # weights and steps are arrays: one program for all tests of one shape
+
+
+def arrays(weights):
+    return {name: jnp.asarray(value, float) for name, value in weights.items()}
+
+
+def problem(seed=0, dtype=np.float64):
+    """Mixtures of greatest value 1, and a start that is not the truth."""
+    pixels, endmembers, _ = separable(3, pixels=120, bands=20, seed=seed)
+    rng = np.random.default_rng(seed)
+    first = endmembers * rng.uniform(0.5, 1.5, endmembers.shape) / pixels.max()
+    return (pixels / pixels.max()).astype(dtype), first.astype(dtype), rng.dirichlet(np.ones(3), 120).astype(dtype)
+
+
+def oracle(pixels, endmembers, abundances, steps, *, l1, l_half, sum_to_one):
+    """The published updates with columns as spectra and the row of δ appended; A and S in the paper's letters."""
+    x, a, s = pixels.T, endmembers.T.copy(), np.maximum(abundances, 1e-3).T
+    tall = np.vstack([x, np.full((1, x.shape[1]), sum_to_one)])
+    for _ in range(steps):
+        f = np.vstack([a, np.full((1, a.shape[1]), sum_to_one)])
+        s = s * (f.T @ tall) / (f.T @ f @ s + l1 + l_half / 2 / np.sqrt(s))
+        a = a * (x @ s.T) / (a @ s @ s.T)
+    misfit = np.sum((x - a @ s) ** 2) + sum_to_one**2 * np.sum((1 - s.sum(0)) ** 2)
+    return a.T, s.T, misfit / 2 + l1 * s.sum() + l_half * np.sqrt(s).sum()
+
+
+@weighted
+@pytest.mark.usefixtures("x64")
+def test_steps_are_the_published_updates(weights):
+    start = problem()
+    found = run(*map(jnp.asarray, start), max_steps=jnp.asarray(7), tol=jnp.asarray(0.0), **arrays(weights))
+    endmembers, abundances, objective = oracle(*start, 7, **weights)
+    assert_close(found.endmembers, endmembers)
+    assert_close(found.abundances, abundances)
+    assert_close(found.objective, objective)
+    assert int(found.steps) == 7
+    assert not found.converged
+
+
+@weighted
+@pytest.mark.usefixtures("x64")
+def test_the_objective_never_rises(weights):
+    start = tuple(map(jnp.asarray, problem(1)))
+    options = {"tol": jnp.asarray(0.0), **arrays(weights)}
+    many = jax.vmap(lambda steps: factorise(*start, max_steps=steps, **options).objective)
+    objective = np.asarray(jax.jit(many)(jnp.arange(60)))
+    assert (np.diff(objective) <= 1e-12 * objective[0]).all()
+    assert objective[-1] < 0.9 * objective[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_separable_mixtures_are_recovered(dtype):
+    pixels, endmembers, truth = separable(3)
+    with jax.enable_x64(dtype == np.float64):
+        found = nmf(KEY, 50 * pixels.astype(dtype), 3, l_half=0)
+    assert found.endmembers.dtype == found.abundances.dtype == dtype
+    order = align(found.endmembers, endmembers)
+    assert mean_sad(found.endmembers, endmembers) < 2e-3
+    np.testing.assert_allclose(found.endmembers[order], 50 * endmembers, atol=0.5)
+    np.testing.assert_allclose(found.abundances[:, order], truth, atol=0.01)
+    assert found.converged
+
+
+def test_abundances_are_nonnegative_and_sum_to_nearly_one():
+    pixels, *_ = separable(3, seed=2)
+    found = nmf(KEY, pixels, 3)
+    assert float(found.abundances.min()) >= 0
+    assert float(found.endmembers.min()) >= 0
+    np.testing.assert_allclose(found.abundances.sum(-1), 1, atol=0.05)
+    free = nmf(KEY, pixels, 3, l_half=0.5, sum_to_one=0)
+    assert float(np.abs(free.abundances.sum(-1) - 1).max()) > 0.1  # nothing else holds the sum
+
+
+def test_the_penalty_makes_abundances_sparser():
+    pixels, *_ = separable(3, seed=4)
+    roots = [float(jnp.sqrt(nmf(KEY, pixels, 3, l_half=weight).abundances).sum()) for weight in (0.0, 0.05, 0.5)]
+    assert roots[0] > roots[1] > roots[2]
+
+
+def test_sparseness_is_the_published_formula():
+    pixels = np.random.default_rng(0).gamma(0.5, size=(50, 7)).astype(np.float32)
+    ratio = pixels.sum(0) / np.sqrt((pixels**2).sum(0))
+    expected = np.sum((np.sqrt(50) - ratio) / np.sqrt(49)) / np.sqrt(7)
+    assert_close(sparseness(jnp.asarray(pixels)), np.float32(expected))
+    assert_close(sparseness(jnp.ones((50, 7))), np.float32(0))
+    assert_close(sparseness(jnp.zeros((50, 7)).at[3].set(1.0)), np.float32((np.sqrt(50) - 1) / 7 * np.sqrt(7)))
+    assert_close(sparseness(jnp.zeros((50, 7))), np.float32(0))
+    assert float(sparseness(jnp.ones((1, 7)))) == 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_default_weight_is_the_sparseness():
+    start = tuple(map(jnp.asarray, problem()))
+    options = {"max_steps": jnp.asarray(5), "l1": jnp.asarray(0.0), "sum_to_one": jnp.asarray(15.0)}
+    given = run(*start, l_half=sparseness(start[0]), **options)
+    assert_close(run(*start, **options).endmembers, given.endmembers)
+
+
+def test_what_is_invalid_takes_no_part():
+    pixels, endmembers, _ = separable(3, pixels=120)
+    pixels, first = pixels.astype(np.float32), (1.1 * endmembers).astype(np.float32)
+    cube = np.insert(pixels.reshape(8, 15, 30), 4, np.nan, axis=-1)
+    mask = np.ones((8, 15), bool)
+    wrong = [(0, 1), (2, 3), (5, 5), (7, 14)]
+    cube[wrong[0]], cube[wrong[1]][2], cube[wrong[2]], cube[wrong[3]] = -9999.0, np.nan, 0.0, 70.0
+    mask[wrong[3]] = False
+    good = np.arange(31) != 4
+    found = nmf(KEY, Scene(cube, good_bands=good, mask=mask), 3, start=np.insert(first, 4, np.nan, axis=1))
+    kept = np.ones((8, 15), bool)
+    kept[tuple(np.transpose(wrong))] = False
+    alone = nmf(KEY, pixels.reshape(8, 15, 30)[kept], 3, start=first)
+    assert found.abundances.shape == (8, 15, 3)
+    assert np.isnan(found.abundances[~kept]).all()
+    assert np.isnan(found.endmembers[:, 4]).all()
+    np.testing.assert_array_equal(found.abundances[kept], alone.abundances)
+    np.testing.assert_array_equal(found.endmembers[:, good], alone.endmembers)
+
+
+def test_order_and_unit_of_the_pixels_do_not_matter():
+    pixels, *_ = separable(3, seed=5)
+    first = pixels[:3]
+    shuffle = np.random.default_rng(0).permutation(len(pixels))
+    one, other = nmf(KEY, pixels, 3, start=first), nmf(KEY, 1000 * pixels[shuffle], 3, start=1000 * first)
+    assert_close(other.endmembers, 1000 * one.endmembers, scale=1000)
+    assert_close(other.abundances, one.abundances[shuffle])
+
+
+@pytest.mark.usefixtures("x64")
+def test_single_precision_is_near_double_precision():
+    steps = {"max_steps": jnp.asarray(300), "tol": jnp.asarray(0.0)}
+    double, single = (run(*map(jnp.asarray, problem(6, dtype)), **steps) for dtype in (np.float64, np.float32))
+    assert single.endmembers.dtype == np.float32
+    assert_close(single.endmembers, double.endmembers)
+    assert_close(single.abundances, double.abundances)
+
+
+def test_many_starts_are_as_each_alone():
+    starts = [problem(seed, np.float32) for seed in range(3)]
+    pixels, first = jnp.asarray(starts[0][0]), jnp.stack([jnp.asarray(start[1]) for start in starts])
+    options = {"max_steps": 40, "l_half": 0.1}
+    many = jax.jit(jax.vmap(lambda start: factorise(pixels, start, **options)))(first)
+    for i, start in enumerate(first):
+        alone = jax.jit(lambda start: factorise(pixels, start, **options))(start)
+        assert_close(many.endmembers[i], alone.endmembers)
+        assert_close(many.abundances[i], alone.abundances)
+
+
+def test_the_answer_belongs_to_the_key():
+    pixels, *_ = separable(3)
+    once, again = (nmf(KEY, pixels, 3, max_steps=5) for _ in range(2))
+    np.testing.assert_array_equal(once.endmembers, again.endmembers)
+
+
+def test_one_endmember_is_the_best_multiple_of_all_pixels():
+    pixels = separable(1)[0] * np.random.default_rng(0).uniform(0.5, 1, (400, 1))
+    found = nmf(KEY, pixels, 1, l_half=0, sum_to_one=0)
+    assert_close(found.abundances @ found.endmembers, pixels.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (separable(3)[0], {"count": 0}, "count=0"),
+        (separable(3)[0], {"count": 31}, "30 endmembers .* got count=31"),
+        (separable(3)[0][:5], {"count": 6}, "6 endmembers were asked of 5 valid pixels"),
+        (separable(3)[0], {"count": 6}, "span only"),
+        (np.full((20, 5), np.nan), {"count": 2}, "none of the 20 pixels"),
+        (separable(3)[0] - 0.2, {"count": 3}, "nonnegative, .* got -0.0"),
+        (np.ones(5), {"count": 2}, r"got \(5,\)"),
+        (separable(3)[0], {"count": 3, "start": np.ones((2, 30))}, r"\(3, 30\), got \(2, 30\)"),
+        (separable(3)[0], {"count": 2, "start": -np.ones((2, 30))}, "its least is -1"),
+    ],
+)
+def test_impossible_requests_are_refused(pixels, options, message):
+    with pytest.raises(ValueError, match=message):
+        nmf(KEY, pixels, **options)
+
+
+def test_samson_is_as_good_as_known(shared_data):
+    with np.load(shared_data / "samson" / "samson.npz", allow_pickle=False) as file:
+        cube, reference = file["Y"], file["E"]
+    found = nmf(KEY, cube, 3)
+    assert found.converged
+    assert abs(mean_sad(found.endmembers, reference) - 0.135) < 0.03
