@@ -1,4 +1,4 @@
-"""Nonnegative factorisation: a NumPy loop of the published updates, descent, recovery, invariances, Samson, refusals."""
+"""Nonnegative factorisation: a NumPy loop of the updates as oracle, descent, recovery, invariances, and refusals."""
 
 import equinox as eqx
 import jax
@@ -71,12 +71,10 @@ def test_the_objective_never_rises(weights):
     assert objective[-1] < 0.9 * objective[0]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_separable_mixtures_are_recovered(dtype):
+def test_separable_mixtures_are_recovered():
     pixels, endmembers, truth = separable(3)
-    with jax.enable_x64(dtype == np.float64):
-        found = nmf(KEY, 50 * pixels.astype(dtype), 3, l_half=0)
-    assert found.endmembers.dtype == found.abundances.dtype == dtype
+    found = nmf(KEY, 50 * pixels, 3, l_half=0)
+    assert found.endmembers.dtype == found.abundances.dtype == np.float32
     order = align(found.endmembers, endmembers)
     assert mean_sad(found.endmembers, endmembers) < 2e-3
     np.testing.assert_allclose(found.endmembers[order], 50 * endmembers, atol=0.5)
@@ -120,19 +118,19 @@ def test_the_default_weight_is_the_sparseness():
 
 
 def test_what_is_invalid_takes_no_part():
-    pixels, endmembers, _ = separable(3, pixels=120)
-    pixels, first = pixels.astype(np.float32), (1.1 * endmembers).astype(np.float32)
-    cube = np.insert(pixels.reshape(8, 15, 30), 4, np.nan, axis=-1)
-    mask = np.ones((8, 15), bool)
-    wrong = [(0, 1), (2, 3), (5, 5), (7, 14)]
+    pixels, endmembers, _ = separable(3, pixels=404)  # of which 400 are left: compiled already
+    pixels, first = pixels.astype(np.float32).reshape(4, 101, 30), (1.1 * endmembers).astype(np.float32)
+    cube = np.insert(pixels, 4, np.nan, axis=-1)
+    mask = np.ones((4, 101), bool)
+    wrong = [(0, 1), (1, 3), (2, 5), (3, 100)]
     cube[wrong[0]], cube[wrong[1]][2], cube[wrong[2]], cube[wrong[3]] = -9999.0, np.nan, 0.0, 70.0
     mask[wrong[3]] = False
     good = np.arange(31) != 4
     found = nmf(KEY, Scene(cube, good_bands=good, mask=mask), 3, start=np.insert(first, 4, np.nan, axis=1))
-    kept = np.ones((8, 15), bool)
+    kept = np.ones((4, 101), bool)
     kept[tuple(np.transpose(wrong))] = False
-    alone = nmf(KEY, pixels.reshape(8, 15, 30)[kept], 3, start=first)
-    assert found.abundances.shape == (8, 15, 3)
+    alone = nmf(KEY, pixels[kept], 3, start=first)
+    assert found.abundances.shape == (4, 101, 3)
     assert np.isnan(found.abundances[~kept]).all()
     assert np.isnan(found.endmembers[:, 4]).all()
     np.testing.assert_array_equal(found.abundances[kept], alone.abundances)

@@ -4,6 +4,7 @@
 vmapped over starts or weights.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -74,7 +75,7 @@ def nmf(
     first = jnp.asarray((_start(key, gathered, count, start) / scale).astype(values.dtype))
     weights = {"l1": l1, "l_half": sparseness(data) if l_half is None else l_half, "sum_to_one": sum_to_one, "tol": tol}
     arrays = {name: jnp.asarray(value, data.dtype) for name, value in weights.items()}
-    abundances = _fcls(data, prepare_for(("simplex",), first))
+    abundances = None if count == 1 else _fcls(data, prepare_for(("simplex",), first))
     found = _factorise(data, first, abundances, max_steps=jnp.asarray(max_steps), **arrays)
     return gathered.back(eqx.tree_at(lambda f: f.endmembers, found, found.endmembers * scale))
 
@@ -126,15 +127,15 @@ def factorise(
     Reference:
         Qian et al. 2011, 10.1109/TGRS.2011.2144605.
     """
-    weight = sparseness(pixels) if l_half is None else l_half
-    square = jnp.asarray(sum_to_one, pixels.dtype) ** 2
+    l_half = sparseness(pixels) if l_half is None else l_half
+    l1, l_half, square = (jnp.asarray(weight, pixels.dtype) for weight in (l1, l_half, jnp.square(sum_to_one)))
     tiny = jnp.finfo(pixels.dtype).tiny
 
     def step(state: tuple[Array, Array, Int[Array, ""], Bool[Array, ""]]) -> Any:
         spectra, abundances, steps, _ = state
         root = jnp.sqrt(abundances)  # both sides of the fraction are multiplied by it: zero stays zero
         towards = root * (matmul(pixels, spectra.T) + square)
-        away = root * (matmul(abundances, matmul(spectra, spectra.T) + square) + l1) + 0.5 * weight
+        away = root * (matmul(abundances, matmul(spectra, spectra.T) + square) + l1) + 0.5 * l_half
         abundances = abundances * towards / jnp.maximum(away, tiny)
         towards = matmul(abundances.T, pixels)
         away = matmul(matmul(abundances.T, abundances), spectra)
@@ -148,7 +149,7 @@ def factorise(
     state = spectra, abundances, jnp.asarray(0), jnp.asarray(False)
     spectra, abundances, steps, converged = jax.lax.while_loop(lambda s: (s[2] < max_steps) & ~s[3], step, state)
     misfit = jnp.sum((pixels - matmul(abundances, spectra)) ** 2) + square * jnp.sum((1 - abundances.sum(1)) ** 2)
-    objective = 0.5 * misfit + l1 * jnp.sum(abundances) + weight * jnp.sum(jnp.sqrt(abundances))
+    objective = 0.5 * misfit + l1 * jnp.sum(abundances) + l_half * jnp.sum(jnp.sqrt(abundances))
     return Factorisation(spectra, abundances, objective, steps, converged & jnp.isfinite(objective))
 
 
@@ -175,7 +176,7 @@ def sparseness(pixels: Float[Array, "pixel band"]) -> Float[Array, ""]:
     Reference:
         Qian et al. 2011, 10.1109/TGRS.2011.2144605 (after Hoyer 2004).
     """
-    number, bands = pixels.shape
+    bands, full = pixels.shape[1], math.sqrt(len(pixels))
     total, norm = jnp.sum(jnp.abs(pixels), axis=0), jnp.linalg.norm(pixels, axis=0)
-    ratio = jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1.0), np.sqrt(number))
-    return jnp.sum(np.sqrt(number) - ratio) / np.sqrt(bands * max(number - 1, 1))
+    ratio = jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1.0), full)
+    return jnp.sum(full - ratio) / math.sqrt(bands * max(len(pixels) - 1, 1))
