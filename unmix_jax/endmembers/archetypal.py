@@ -97,7 +97,7 @@ def archetypal(
 
 def entropic_descent(
     key: Key[Array, ""],
-    coordinates: Float[Array, "pixel dimension"],
+    coordinates: Float[Any, "pixel dimension"],
     count: int,
     *,
     max_steps: Any = 100,
@@ -122,7 +122,8 @@ def entropic_descent(
     Reference:
         Zouaoui et al. 2023, 10.1109/TIP.2023.3301769 (updates); the step sizes are our own.
     """
-    points, images = coordinates, coordinates.T
+    points = jnp.asarray(coordinates)
+    images = points.T
     pixels, dtype = points.shape[0], points.dtype
     half_power = 0.5 * jnp.sum(points**2)
     rounding = 4 * jnp.finfo(dtype).eps * half_power

@@ -96,9 +96,9 @@ def _start(key: Key[Array, ""], gathered: Gathered, count: int, start: Any) -> F
 
 
 def factorise(
-    pixels: Float[Array, "pixel band"],
-    endmembers: Float[Array, "endmember band"],
-    abundances: Float[Array, "pixel endmember"] | None = None,
+    pixels: Float[Any, "pixel band"],
+    endmembers: Float[Any, "endmember band"],
+    abundances: Float[Any, "pixel endmember"] | None = None,
     *,
     l1: Any = 0.0,
     l_half: Any = None,
@@ -127,6 +127,7 @@ def factorise(
     Reference:
         Qian et al. 2011, 10.1109/TGRS.2011.2144605.
     """
+    pixels = jnp.asarray(pixels)
     l_half = sparseness(pixels) if l_half is None else l_half
     l1, l_half, square = (jnp.asarray(weight, pixels.dtype) for weight in (l1, l_half, jnp.square(sum_to_one)))
     tiny = jnp.finfo(pixels.dtype).tiny
@@ -162,7 +163,7 @@ def _fcls(pixels: Float[Array, "pixel band"], endmembers: Prepared) -> Float[Arr
     return jax.vmap(eqx.Partial(fcls, endmembers=endmembers))(pixels).abundances
 
 
-def sparseness(pixels: Float[Array, "pixel band"]) -> Float[Array, ""]:
+def sparseness(pixels: Float[Any, "pixel band"]) -> Float[Array, ""]:
     r"""How unevenly each band is spread over the pixels: the published weight of the L1/2 penalty.
 
     λ = B^(−½) Σ_b (√N − ‖y_b‖₁ / ‖y_b‖₂) / √(N − 1), with y_b the image of band b in N pixels.
@@ -176,6 +177,7 @@ def sparseness(pixels: Float[Array, "pixel band"]) -> Float[Array, ""]:
     Reference:
         Qian et al. 2011, 10.1109/TGRS.2011.2144605 (after Hoyer 2004).
     """
+    pixels = jnp.asarray(pixels)
     bands, full = pixels.shape[1], math.sqrt(len(pixels))
     total, norm = jnp.sum(jnp.abs(pixels), axis=0), jnp.linalg.norm(pixels, axis=0)
     ratio = jnp.where(norm > 0, total / jnp.where(norm > 0, norm, 1.0), full)
