@@ -8,7 +8,7 @@ import pytest
 from helpers import assert_close, separable
 
 from unmix_jax.endmembers.nmf import factorise, nmf, sparseness
-from unmix_jax.metrics import align, mean_sad
+from unmix_jax.metrics import align, mean_sad, rmse
 from unmix_jax.scenes.scene import Scene
 
 KEY = jax.random.key(3)
@@ -187,6 +187,7 @@ def test_one_endmember_is_the_best_multiple_of_all_pixels():
         (np.full((20, 5), np.nan), {"count": 2}, "none of the 20 pixels"),
         (separable(3)[0] - 0.2, {"count": 3}, "nonnegative, .* got -0.0"),
         (np.ones(5), {"count": 2}, r"got \(5,\)"),
+        (separable(3)[0], {"count": 3, "starts": 0}, "starts must be at least 1, got 0"),
         (separable(3)[0], {"count": 3, "start": np.ones((2, 30))}, r"\(3, 30\), got \(2, 30\)"),
         (separable(3)[0], {"count": 2, "start": -np.ones((2, 30))}, "its least is -1"),
     ],
@@ -199,6 +200,9 @@ def test_impossible_requests_are_refused(pixels, options, message):
 def test_samson_is_as_good_as_known(shared_data):
     with np.load(shared_data / "samson" / "samson.npz", allow_pickle=False) as file:
         cube, reference = file["Y"], file["E"]
+        truth = file["A_alt"]  # in the scale of the scene
     found = nmf(KEY, cube, 3)
     assert found.converged
     assert abs(mean_sad(found.endmembers, reference) - 0.135) < 0.03
+    order = align(found.endmembers, reference)
+    assert float(rmse(found.abundances[..., order], truth)) < 0.15

@@ -30,6 +30,7 @@ def nmf(
     count: int,
     *,
     start: Float[Any, "endmember band"] | None = None,
+    starts: int = 5,
     l1: Any = 0.0,
     l_half: Any = None,
     sum_to_one: Any = 15.0,
@@ -46,6 +47,8 @@ def nmf(
         pixels: spectra, nonnegative, any unit; an array or a `Scene`.
         count: number of endmembers.
         start: endmembers to start from, in the unit of the pixels; None: those of VCA.
+        starts: draws of VCA, of which the one is kept whose FCLS abundances leave the least misfit; VCA may find one
+            material twice, which the updates hardly undo.
         l1: weight λ₁ of the sum of the abundances.
         l_half: weight λ_½ of the sum of their roots; None: the `sparseness` of the pixels, as published; 0: none.
         sum_to_one: weight δ of the row that pulls the sum of the abundances to one; 0 leaves it free.
@@ -57,7 +60,7 @@ def nmf(
 
     Raises:
         ValueError: count < 1, more endmembers than bands, valid pixels or (from VCA) dimensions of the data; negative
-            pixels; a start of another shape, or negative or not finite; no valid pixel.
+            pixels; no valid pixel; a start of another shape, or negative or not finite; starts < 1.
 
     Reference:
         Lee & Seung 1999, 10.1038/44565 (updates); Qian et al. 2011, 10.1109/TGRS.2011.2144605 (L1/2 and its weight);
@@ -72,16 +75,19 @@ def nmf(
         )
     scale = values.max()
     data = jnp.asarray(values / scale)
-    first = jnp.asarray((_start(key, gathered, count, start) / scale).astype(values.dtype))
+    tries = []
+    for spectra in _starts(key, gathered, count, start, starts):
+        first = jnp.asarray((spectra / scale).astype(values.dtype))
+        tries.append((first, *_fcls(data, prepare_for(("simplex",), first))))
+    first, abundances, _ = min(tries, key=lambda one: float(one[2]))
     weights = {"l1": l1, "l_half": sparseness(data) if l_half is None else l_half, "sum_to_one": sum_to_one, "tol": tol}
     arrays = {name: jnp.asarray(value, data.dtype) for name, value in weights.items()}
-    abundances = None if count == 1 else _fcls(data, prepare_for(("simplex",), first))
     found = _factorise(data, first, abundances, max_steps=jnp.asarray(max_steps), **arrays)
     return gathered.back(eqx.tree_at(lambda f: f.endmembers, found, found.endmembers * scale))
 
 
-def _start(key: Key[Array, ""], gathered: Gathered, count: int, start: Any) -> Float[np.ndarray, "endmember good_band"]:
-    """Endmembers to start from: those given, those of VCA, or the mean where only one is wanted."""
+def _starts(key: Key[Array, ""], gathered: Gathered, count: int, start: Any, starts: int) -> list[np.ndarray]:
+    """Endmembers to start from: those given, the mean where only one is wanted, or those of several draws of VCA."""
     if start is not None:
         start, shape = np.asarray(start), (count, gathered.data.bands)
         if start.shape != shape:
@@ -89,10 +95,13 @@ def _start(key: Key[Array, ""], gathered: Gathered, count: int, start: Any) -> F
         start = start[:, gathered.data.good]
         if not (np.isfinite(start) & (start >= 0)).all():
             raise ValueError(f"start must be finite and nonnegative in the good bands, its least is {start.min():.3g}")
-        return start
+        return [start]
+    if starts < 1:
+        raise ValueError(f"starts must be at least 1, got {starts}")
     if count == 1:
-        return gathered.values.mean(axis=0, keepdims=True)
-    return np.asarray(vca(key, gathered.values, count).endmembers)
+        return [gathered.values.mean(axis=0, keepdims=True)]
+    keys = (jax.random.fold_in(key, i) for i in range(starts))
+    return [np.asarray(vca(one, gathered.values, count).endmembers) for one in keys]
 
 
 def factorise(
@@ -158,9 +167,12 @@ _factorise = eqx.filter_jit(factorise)
 
 
 @eqx.filter_jit
-def _fcls(pixels: Float[Array, "pixel band"], endmembers: Prepared) -> Float[Array, "pixel endmember"]:
-    """Abundances to start from."""
-    return jax.vmap(eqx.Partial(fcls, endmembers=endmembers))(pixels).abundances
+def _fcls(
+    pixels: Float[Array, "pixel band"], endmembers: Prepared
+) -> tuple[Float[Array, "pixel endmember"], Float[Array, ""]]:
+    """Abundances to start from, and the sum over pixels of the mean square that they leave."""
+    solution = jax.vmap(eqx.Partial(fcls, endmembers=endmembers))(pixels)
+    return solution.abundances, jnp.sum(solution.residual**2)
 
 
 def sparseness(pixels: Float[Any, "pixel band"]) -> Float[Array, ""]:
