@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from unmix_jax.endmembers.extraction import vca
-from unmix_jax.endmembers.factorisation import Factorisation, Gathered, gather
+from unmix_jax.endmembers.factorisation import Factorisation, gather
+from unmix_jax.endmembers.subspace import ValidPixels
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.least_squares import fcls
 from unmix_jax.solvers.tables import Prepared, prepare_for
@@ -75,33 +76,42 @@ def nmf(
         )
     scale = values.max()
     data = jnp.asarray(values / scale)
-    tries = []
-    for spectra in _starts(key, gathered, count, start, starts):
-        first = jnp.asarray((spectra / scale).astype(values.dtype))
-        tries.append((first, *_fcls(data, prepare_for(("simplex",), first))))
-    first, abundances, _ = min(tries, key=lambda one: float(one[2]))
+    if start is not None:
+        draws = [_checked(start, count, gathered.data) / scale]
+    elif starts < 1:
+        raise ValueError(f"starts must be at least 1, got {starts}")
+    elif count == 1:
+        draws = [values.mean(axis=0, keepdims=True) / scale]
+    else:
+        keys = (jax.random.fold_in(key, i) for i in range(starts))
+        draws = [np.asarray(vca(one, data, count).endmembers) for one in keys]
+    first, abundances = _start(data, [jnp.asarray(draw.astype(values.dtype)) for draw in draws])
     weights = {"l1": l1, "l_half": sparseness(data) if l_half is None else l_half, "sum_to_one": sum_to_one, "tol": tol}
     arrays = {name: jnp.asarray(value, data.dtype) for name, value in weights.items()}
     found = _factorise(data, first, abundances, max_steps=jnp.asarray(max_steps), **arrays)
     return gathered.back(eqx.tree_at(lambda f: f.endmembers, found, found.endmembers * scale))
 
 
-def _starts(key: Key[Array, ""], gathered: Gathered, count: int, start: Any, starts: int) -> list[np.ndarray]:
-    """Endmembers to start from: those given, the mean where only one is wanted, or those of several draws of VCA."""
-    if start is not None:
-        start, shape = np.asarray(start), (count, gathered.data.bands)
-        if start.shape != shape:
-            raise ValueError(f"start must be [endmember, band] {shape}, got {start.shape}")
-        start = start[:, gathered.data.good]
-        if not (np.isfinite(start) & (start >= 0)).all():
-            raise ValueError(f"start must be finite and nonnegative in the good bands, its least is {start.min():.3g}")
-        return [start]
-    if starts < 1:
-        raise ValueError(f"starts must be at least 1, got {starts}")
-    if count == 1:
-        return [gathered.values.mean(axis=0, keepdims=True)]
-    keys = (jax.random.fold_in(key, i) for i in range(starts))
-    return [np.asarray(vca(one, gathered.values, count).endmembers) for one in keys]
+def _checked(start: Any, count: int, data: ValidPixels) -> Float[np.ndarray, "endmember good_band"]:
+    """The good bands of endmembers that a user starts from."""
+    start, shape = np.asarray(start), (count, data.bands)
+    if start.shape != shape:
+        raise ValueError(f"start must be [endmember, band] {shape}, got {start.shape}")
+    good = start[:, data.good]
+    if not (np.isfinite(good) & (good >= 0)).all():
+        raise ValueError(f"start must be finite and nonnegative in the good bands, its least is {good.min():.3g}")
+    return good
+
+
+def _start(
+    pixels: Float[Array, "pixel band"], draws: list[Float[Array, "endmember band"]]
+) -> tuple[Float[Array, "endmember band"], Float[Array, "pixel endmember"]]:
+    """Of several sets of endmembers the one that leaves the least misfit, and its abundances."""
+    if len(draws[0]) == 1:
+        return draws[0], jnp.ones((len(pixels), 1), pixels.dtype)
+    tries = [(draw, *_fcls(pixels, prepare_for(("simplex",), draw))) for draw in draws]
+    first, abundances, _ = min(tries, key=lambda one: float(one[2]))
+    return first, abundances
 
 
 def factorise(
