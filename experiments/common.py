@@ -52,7 +52,8 @@ def main(
     """Parse the command line, run the experiment, print its metrics and write its record.
 
     Args:
-        run: from a config to metrics (a flat mapping, name to number) and a matplotlib figure or None.
+        run: from a config to metrics (a flat mapping, name to number) and a matplotlib figure, several by what is
+            added to the name of their file, or None.
         full: config of the full run, a frozen dataclass; every field becomes an option.
         quick: config of the smoke test in seconds, which `--quick` chooses.
         argv: the command line; None takes the one of the process.
@@ -85,8 +86,10 @@ def main(
         "metrics": metrics,
     }
     _write_json(out, record)
-    if figure is not None:
-        figure.savefig(out.with_suffix(".png"), dpi=150, bbox_inches="tight")
+    figures = figure if isinstance(figure, Mapping) else {"": figure}
+    for end, image in figures.items():
+        if image is not None:
+            image.savefig(out.with_name(f"{out.stem}{end}.png"), dpi=150, bbox_inches="tight")
     pieces.discard()
     _show(name, metrics)
     print(f"written: {out}")
