@@ -4,7 +4,7 @@ A layer is ``layer(x, state, key) -> (x, state)`` on x [pixel, feature]. With a 
 statistics are used and gathered. Without one it is a fixed function of each row. ``state`` is what a layer gathers and
 does not train, None for all but `BatchNorm`.
 
-A sum-to-one layer is ``layer(z) -> abundances`` on [..., endmember], finite, not negative and of sum one for any finite z.
+A sum-to-one layer is ``layer(z) -> abundances`` on [..., endmember]: finite, not negative, of sum one for any finite z.
 """
 
 from abc import abstractmethod
@@ -294,8 +294,9 @@ class AugmentedRow(SumToOne):
 
 def _over_sum(values: Array, allowed: Array | None = None) -> Array:
     """Values that are not negative over their sum; equal shares of those allowed where all are zero."""
-    total = jnp.sum(values, -1, keepdims=True)
-    something = total > jnp.finfo(values.dtype).tiny
+    greatest = jax.lax.stop_gradient(jnp.max(values, -1, keepdims=True))  # sums of huge values are infinite
+    something = greatest > jnp.finfo(values.dtype).tiny
+    values = values / jnp.where(something, greatest, 1.0)
     equal = jnp.ones_like(values) if allowed is None else allowed
-    equal = equal / jnp.sum(equal, -1, keepdims=True)
-    return jnp.where(something, values / jnp.where(something, total, 1.0), equal)
+    values = jnp.where(something, values, equal)
+    return values / jnp.sum(values, -1, keepdims=True)

@@ -149,7 +149,7 @@ def weight_decay(network: Any, abundances: Float[Array, "pixel endmember"]) -> F
 
 
 def minimum_volume(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
-    """log det of the endmembers' Gram matrix about their mean, per endmember: small for a small simplex."""
+    """Log det of the endmembers' Gram matrix about their mean, per endmember: small for a small simplex."""
     endmembers = network.endmembers
     away = endmembers - jnp.mean(endmembers, 0)
     gram = matmul(away, away.T) / endmembers.shape[1]

@@ -102,8 +102,7 @@ def train(
         ValueError: if pixels are not finite, all zero, or fewer than a batch.
     """
     data, scale = _data(pixels, schedule)
-    networks, static, carry = _begin(build, data, schedule, keys)
-    del networks
+    static, carry = _begin(build, data, schedule, keys)
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
@@ -138,21 +137,18 @@ def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
     return jnp.asarray(values / scale, jnp.result_type(float) if values.dtype.kind != "f" else values.dtype), scale
 
 
-def _begin(build: Any, data: Array, schedule: Schedule, keys: Any) -> tuple[Any, Any, Any]:
-    """Networks before training, what of them does not change, and the carry of the loop, with a seed axis."""
+def _begin(build: Any, data: Array, schedule: Schedule, keys: Any) -> tuple[Any, Any]:
+    """What of the networks does not change, and the carry of the loop with a seed axis."""
 
     def one(key: Array) -> Any:
         first, second = jax.random.split(key)
         network = build(first)
-        arrays, static = eqx.partition(network, eqx.is_inexact_array)
-        arrays = jax.tree.map(lambda x: x.astype(data.dtype), arrays)
+        arrays = jax.tree.map(lambda x: x.astype(data.dtype), eqx.filter(network, eqx.is_inexact_array))
         state = jax.tree.map(lambda x: x.astype(data.dtype), network.gathered())
-        carry = (arrays, schedule.optimiser.init(arrays), state, second, jnp.asarray(-1), jnp.asarray(0))
-        return carry, static
+        return arrays, schedule.optimiser.init(arrays), state, second, jnp.asarray(-1), jnp.asarray(0)
 
     static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key), eqx.is_inexact_array)[1], keys[0])
-    carry = jax.jit(jax.vmap(lambda key: one(key)[0]))(keys)
-    return None, static, carry
+    return static, jax.jit(jax.vmap(one))(keys)
 
 
 @eqx.filter_jit
@@ -242,13 +238,22 @@ def _resume(path: Path, losses: np.ndarray, carry: Any) -> tuple[int, np.ndarray
         if shapes != wanted or kept["losses"].shape != losses.shape:
             raise ValueError(f"{path} holds another run: networks, seeds or epochs differ")
         done, losses = int(kept["done"]), kept["losses"].copy()
-    back = [
-        jax.random.wrap_key_data(jnp.asarray(new)) if jnp.issubdtype(old.dtype, jax.dtypes.prng_key) else jnp.asarray(new)
-        for old, new in zip(leaves, found, strict=True)
-    ]
+    back = [_like(old, new) for old, new in zip(leaves, found, strict=True)]
     return done, losses, jax.tree.unflatten(tree, back)
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _like(old: Any, new: np.ndarray) -> Array:
+    """Numbers as the kind of leaf that they were."""
+    return (
+        jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(old)) if _is_key(old) else jnp.asarray(new)
+    )
 
 
 def _plain(leaf: Any) -> np.ndarray:
     """A leaf as numbers."""
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
