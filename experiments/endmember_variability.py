@@ -53,7 +53,7 @@ class Config:
     """Splits of each bundle, pixels of each split, signal to noise in dB, spectra of a class that MESMA tries."""
 
     splits: int = 5
-    pixels: int = 400
+    pixels: int = 200
     snr: float = 40.0
     members: int = 3
 

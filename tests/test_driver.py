@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_close
 from solvers.cases import oracle, scene, solve_many
 
-from unmix_jax import Scene, Solution, fcls, prepare, ucls, unmix
+from unmix_jax import Scene, Solution, driver, fcls, prepare, ucls, unmix
 from unmix_jax.driver import TILE_BYTES
 from unmix_jax.scenes.lazy import LazyCube
 
@@ -302,15 +302,28 @@ def test_one_compilation_for_any_number_of_pixels():
 
 
 def test_few_default_tiles_serve_any_number_of_pixels():
-    """Two handfuls of pixels, a whole scene, and some of several tiles: two programs, neither with much padding."""
+    """Handfuls of pixels share a program, and so do scenes of one size and nearly."""
     bands = 2048
     full = TILE_BYTES // (4 * bands)
     TRACES.clear()
-    for count in (3, 16, full - 1, full + 70, 2 * full + 1):
+    for count in (3, 16, full - 1, full - 9, 2 * full - 1):
         pixels = np.arange(1, count + 1, dtype=np.float32)[:, None] * np.ones(bands, np.float32)
         solution = unmix(toy(), pixels)
         np.testing.assert_array_equal(solution.gap, pixels[:, 0])
     assert len(TRACES) == 2
+
+
+def test_default_tiles_are_few_hold_all_and_are_full_to_an_eighth():
+    full, tiles = 4096, set()
+    for total in [*range(1, 3000), *range(3000, 300_000, 1009)]:
+        tile = driver._default_tile(total, 512, 4)
+        count = -(-total // tile)
+        assert tile <= full
+        assert tile % 16 == 0
+        assert count == -(-total // full)
+        assert count * tile - total < max(total / 8 + count, 16)
+        tiles.add(tile)
+    assert len(tiles) < 80
 
 
 def test_certified_solvers_do_not_compile_again():

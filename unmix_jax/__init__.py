@@ -60,6 +60,8 @@ _HOME = {
     "nwhfc": "endmembers.subspace",
     "vca": "endmembers.extraction",
     "nfindr": "endmembers.extraction",
+    "nmf": "endmembers.nmf",
+    "archetypal": "endmembers.archetypal",
     "identifiability": "endmembers.identifiability",
     "classes_of": "endmembers.classes",
     "group": "endmembers.classes",

@@ -50,8 +50,8 @@ def unmix(
             trained network. With ``key`` it is called as ``unmixer(pixel, key=key)``.
         pixels: a `Scene`, or spectra with the bands last: [band, ] axes lead, an image is [row, column, band].
             Integers become float32; memory maps are read tile by tile.
-        tile: pixels per tile; by default what fits 8 MiB, at least 1024, or the power of two above what there is, where
-            that is less: a program is compiled for each such size. Results do not depend on it.
+        tile: pixels per tile; by default at most what fits 8 MiB, or 1024, and so that tiles are full to an eighth: a
+            program is compiled for each such size. Results do not depend on it.
         key: random key; pixel number n gets ``jax.random.fold_in(key, n)``, whatever the tile.
         good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
             those of the scene.
@@ -179,12 +179,14 @@ def _float_type(dtype: Any) -> np.dtype:
 
 
 def _default_tile(total: int, bands: int, itemsize: int) -> int:
-    """The multiple of 1024 pixels that fits `TILE_BYTES`, or for few pixels the power of two that holds them.
+    """As few tiles of at most `TILE_BYTES`, or 1024 pixels, as hold all, of a size with few significant bits.
 
-    Few sizes, so that few programs are compiled, and less than half of what is computed is padding.
+    So few programs serve all scenes, and at most an eighth of what is computed is padding, but for a handful of pixels.
     """
     full = max(1024, TILE_BYTES // (bands * itemsize) // 1024 * 1024)
-    return min(full, max(16, 1 << (total - 1).bit_length()))
+    share = -(-total // -(-total // full))
+    grain = max(16, (1 << (share.bit_length() - 1)) // 8)
+    return -(-share // grain) * grain
 
 
 def _tiles(source: Any, total: int, tile: int, dtype: np.dtype) -> list[list[slice]]:

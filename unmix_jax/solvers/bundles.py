@@ -27,7 +27,7 @@ __all__ = ["PreparedBundles", "bundle_fcls", "prepare_bundles"]
 NEGLIGIBLE = 1e-3  # norm below which a class may be left out where its gradients allow
 ENTRY = 1e-2  # norm at which a class is let in
 FEW = 32  # pixels of a chunk: some take ten times the steps of others
-SLOTS = 256  # most spectra in one mixture under the penalty, where the caller does not say
+SLOTS = 96  # most spectra in one mixture under the penalty, where the caller does not say
 ROOTS = 12  # Newton steps for the multiplier of a class
 
 
@@ -107,8 +107,9 @@ def bundle_fcls(
         bundles: of `prepare_bundles`.
         group: weight of the penalty, in the squared unit of the pixel; an array may be swept without compiling again.
         by_size: w_c is the square root of the number of spectra of a class, instead of 1.
-        slots: most spectra in one mixture; None: as in `sunsal` without the penalty, and 256 with it, which spreads a
-            class over all of its spectra.
+        slots: most spectra in one mixture; None: as in `sunsal` without the penalty, and 96 with it. It spreads a class
+            over all of its alike spectra: with bundles of hundreds, and no more slots, the gap stays and says so, and
+            with more slots a pixel takes seconds. Thin such bundles out.
         max_steps: most problems with ridges that are solved.
 
     Returns:
