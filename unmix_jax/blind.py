@@ -16,7 +16,7 @@ from unmix_jax.metrics import align, sad
 from unmix_jax.solvers.least_squares import fcls, nnls
 from unmix_jax.types import Solution
 
-__all__ = ["Consensus", "Gauge", "consensus", "read_out", "refine"]
+__all__ = ["Consensus", "consensus", "read_out", "refine"]
 
 Gauge = Literal["network", "fcls", "projective"]
 ALIKE = 0.02  # radians: two endmembers of one run that are nearer are one
@@ -58,7 +58,7 @@ def consensus(sets: Float[Any, "seed endmember band"], stopped: Bool[Any, " seed
     spectra = np.asarray(sets, np.float64)
     if spectra.ndim != 3 or 0 in spectra.shape:
         raise ValueError(f"sets of endmembers are [seed, endmember, band] and not empty, got {spectra.shape}")
-    collapsed: np.ndarray = ~np.isfinite(spectra).all((1, 2)) | ~spectra.any(2).all(1)
+    collapsed: np.ndarray = ~np.all(np.isfinite(spectra), (1, 2)) | np.any(np.all(spectra == 0, 2), 1)
     if stopped is not None:
         collapsed |= np.asarray(stopped, bool)
     count = spectra.shape[1]

@@ -70,7 +70,7 @@ class MixingDecoder(Decoder):
 class PostNonlinear(Decoder):
     """A linear mixture, then layers: y = g(sE); the endmembers are the weights of the linear part.
 
-    Reference: Zhao, Wang, Chen and Chen 2021 (NAE), 10.1109/TGRS.2021.3081177.
+    Reference: Wang, Zhao, Chen and Rahardja 2019 (NAE), 10.1109/LGRS.2019.2900733.
     """
 
     linear: MixingDecoder
@@ -94,7 +94,7 @@ class PostNonlinear(Decoder):
 class MLPDecoder(Decoder):
     """Layers from abundances to spectra; the endmembers are what it renders of pure pixels.
 
-    Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2022.3175257 (nonlinear decoder).
+    Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154 (nonlinear decoder).
     """
 
     layers: Sequential

@@ -293,10 +293,9 @@ class AugmentedRow(SumToOne):
 
 
 def _over_sum(values: Array, allowed: Array | None = None) -> Array:
-    """Values that are not negative over their sum; equal shares of those allowed where all are zero."""
-    greatest = jax.lax.stop_gradient(jnp.max(values, -1, keepdims=True))  # sums of huge values are infinite
-    something = greatest > jnp.finfo(values.dtype).tiny
-    values = values / jnp.where(something, greatest, 1.0)
+    """Values that are not negative over their sum; equal shares of those allowed where all are zero, or below 1e-28."""
+    values = values * 2.0**-30  # sums of huge values are infinite
+    total = jnp.sum(values, -1, keepdims=True)
+    something = total > jnp.finfo(values.dtype).tiny
     equal = jnp.ones_like(values) if allowed is None else allowed
-    values = jnp.where(something, values, equal)
-    return values / jnp.sum(values, -1, keepdims=True)
+    return jnp.where(something, values, equal) / jnp.where(something, total, jnp.sum(equal, -1, keepdims=True))

@@ -42,7 +42,7 @@ def _cosine(pixels: Array, rendered: Array) -> Array:
 def sad(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
     """Spectral angle distance in radians, mean over the pixels.
 
-    Reference: Palsson, Sveinsson and Ulfarsson 2022, eq. 24, 10.1109/JSTARS.2022.3175257.
+    Reference: Palsson, Sveinsson and Ulfarsson 2022, eq. 24, 10.1109/JSTARS.2021.3140154.
     """
     return jnp.mean(metrics.sad(pixels, rendered))
 

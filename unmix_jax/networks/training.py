@@ -224,7 +224,8 @@ def _keep(path: Path, done: int, losses: np.ndarray, carry: Any) -> None:
     leaves = [_plain(leaf) for leaf in jax.tree.leaves(carry)]
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
-        np.savez(file, done=done, losses=losses, **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)})
+        arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+        np.savez(file, done=done, losses=losses, **arrays)
     beside.replace(path)
 
 

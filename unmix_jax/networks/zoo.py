@@ -3,7 +3,7 @@
 A recipe says how a network is built for a number of bands and endmembers, what it minimises and how it is trained.
 Those that begin at VCA's endmembers take them as ``start``, in units of the greatest value of the pixels.
 
-Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2022.3175257, and the methods' own papers.
+Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154, and the methods' own papers.
 """
 
 from collections.abc import Callable
