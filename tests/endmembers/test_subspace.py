@@ -183,6 +183,14 @@ def test_projection_leaves_of_the_noise_what_lies_in_the_subspace():
     assert np.mean(np.asarray(found.project(noise)) ** 2) < 0.2 * np.mean(noise**2)
 
 
+def test_spectra_of_other_bands_are_refused():
+    found = hysime(mixtures(40.0)[0].astype(np.float32))
+    for of in (found.project, found.angles):
+        with pytest.raises(ValueError, match=f"the subspace has {BANDS} bands, the spectra have 7"):
+            of(np.ones((3, 7), np.float32))
+    assert float(found.angles(np.zeros((1, BANDS), np.float32))[0]) == 0
+
+
 def test_dead_and_constant_bands_change_nothing_of_the_others():
     pixels, _ = mixtures(30.0)
     padded = np.concatenate([pixels, np.zeros((PIXELS, 1)), np.full((PIXELS, 1), 0.4)], axis=1)

@@ -57,26 +57,38 @@ class Subspace(eqx.Module):
     cost: Float[Array, " good_band"]
     noise: Noise
 
-    def project(self, pixels: Float[Any, "*pixel band"]) -> Float[Array, "*pixel band"]:
+    def project(self, pixels: Float[Any, "*pixel _"]) -> Float[Array, "*pixel band"]:
         """The pixels without what lies outside the subspace, y BᵀB: all of the noise but ``count`` of its directions.
 
-        Over a library of many spectra nothing helps more: what is left of the noise resembles few of them. Bad bands
-        of the scene become NaN; whatever the pixels hold there is not looked at.
+        Args:
+            pixels: spectra [..., band], any unit; what they hold in the bad bands of the scene is not looked at.
+
+        Returns:
+            The same spectra, in the same unit, NaN in the bad bands.
+
+        Raises:
+            ValueError: another number of bands than that of the scene.
         """
-        good = jnp.isfinite(self.basis).all(0)
-        basis = jnp.where(good, self.basis, 0.0)
+        if jnp.shape(pixels)[-1] != self.basis.shape[1]:
+            raise ValueError(f"the subspace has {self.basis.shape[1]} bands, the spectra have {jnp.shape(pixels)[-1]}")
+        basis = jnp.where(good := jnp.isfinite(self.basis).all(0), self.basis, 0.0)
         projected = matmul(matmul(jnp.where(good, pixels, 0.0), basis.T), basis)
         return jnp.where(good, projected, jnp.nan)
 
-    def angles(self, spectra: Float[Any, "spectrum band"]) -> Float[Array, " spectrum"]:
-        """Angle of each spectrum to the subspace, radians, over the good bands; true endmembers have the smallest.
+    def angles(self, spectra: Float[Any, "spectrum _"]) -> Float[Array, " spectrum"]:
+        """Angle of each spectrum to the subspace, over the good bands; true endmembers have the smallest.
+
+        Args:
+            spectra: a library [spectrum, band], any unit.
+
+        Returns:
+            Angles, radians, between 0 and π/2; 0 for a spectrum of zeros. Other bands than the scene's: a ValueError.
 
         Reference: Iordache et al. 2014, 10.1109/TGRS.2013.2281589 (a library cut down to the spectra of least angle).
         """
-        good = jnp.isfinite(self.basis).all(0)
         inside = self.project(spectra)
-        outside = jnp.linalg.norm(jnp.where(good, spectra - inside, 0.0), axis=1)
-        return jnp.arctan2(outside, jnp.linalg.norm(jnp.where(good, inside, 0.0), axis=1))
+        parts = (jnp.where(jnp.isfinite(inside), part, 0.0) for part in (spectra - inside, inside))
+        return jnp.arctan2(*(jnp.linalg.norm(part, axis=1) for part in parts))
 
 
 class Counts(NamedTuple):
