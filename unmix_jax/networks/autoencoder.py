@@ -1,0 +1,146 @@
+"""Autoencoders whose decoder is a mixing model: pixel -> abundances -> pixel, and the endmembers in between."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from unmix_jax.linalg import matmul
+from unmix_jax.networks.layers import Sequential, SumToOne
+from unmix_jax.physics.mixing import Linear
+
+__all__ = ["Autoencoder", "Decoder", "MLPDecoder", "MixingDecoder", "PostNonlinear"]
+
+
+class Decoder(eqx.Module):
+    """From abundances to spectra."""
+
+    @property
+    @abstractmethod
+    def endmembers(self) -> Float[Array, "endmember band"]:
+        """Spectra of pure pixels."""
+
+    def gathered(self) -> Any:
+        """The state before training."""
+        return None
+
+    @abstractmethod
+    def __call__(
+        self, abundances: Float[Array, "pixel endmember"], state: Any, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "pixel band"], Any]:
+        """Spectra of the batch, and the state after it."""
+
+
+class MixingDecoder(Decoder):
+    """Any mixing model of `unmix_jax.physics`; the linear one by default.
+
+    Attributes:
+        spectra: the endmembers, trained unless ``fixed``.
+        mixing: the model; its arrays are trained.
+        fixed: whether the endmembers are known: then only abundances are learned.
+        nonnegative: whether endmembers are kept from falling below zero.
+    """
+
+    spectra: Float[Array, "endmember band"]
+    mixing: Any = Linear()
+    fixed: bool = eqx.field(static=True, default=False)
+    nonnegative: bool = eqx.field(static=True, default=True)
+
+    @property
+    def endmembers(self) -> Float[Array, "endmember band"]:
+        """As they are mixed."""
+        return jax.lax.stop_gradient(self.spectra) if self.fixed else self.spectra
+
+    def constrained(self) -> "MixingDecoder":
+        """Endmembers not below zero."""
+        if self.fixed or not self.nonnegative:
+            return self
+        return eqx.tree_at(lambda d: d.spectra, self, jnp.maximum(self.spectra, 0))
+
+    def __call__(self, abundances: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Each pixel mixed."""
+        if isinstance(self.mixing, Linear):
+            return matmul(abundances, self.endmembers), state
+        return jax.vmap(lambda s: self.mixing(s, self.endmembers))(abundances), state
+
+
+class PostNonlinear(Decoder):
+    """A linear mixture, then layers: y = g(sE); the endmembers are the weights of the linear part.
+
+    Reference: Wang, Zhao, Chen and Rahardja 2019 (NAE), 10.1109/LGRS.2019.2900733.
+    """
+
+    linear: MixingDecoder
+    layers: Sequential
+
+    @property
+    def endmembers(self) -> Float[Array, "endmember band"]:
+        """Of the linear part."""
+        return self.linear.endmembers
+
+    def gathered(self) -> Any:
+        """That of the layers."""
+        return self.layers.gathered()
+
+    def __call__(self, abundances: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Mixed, then bent."""
+        mixed, _ = self.linear(abundances, None, key)
+        return self.layers(mixed, state, key)
+
+
+class MLPDecoder(Decoder):
+    """Layers from abundances to spectra; the endmembers are what it renders of pure pixels.
+
+    Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154 (nonlinear decoder).
+    """
+
+    layers: Sequential
+    count: int = eqx.field(static=True)
+
+    @property
+    def endmembers(self) -> Float[Array, "endmember band"]:
+        """Rendered from the rows of the identity matrix."""
+        return self.layers(jnp.eye(self.count), self.layers.gathered(), None)[0]
+
+    def gathered(self) -> Any:
+        """That of the layers."""
+        return self.layers.gathered()
+
+    def __call__(self, abundances: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Through the layers."""
+        return self.layers(abundances, state, key)
+
+
+class Autoencoder(eqx.Module):
+    """An encoder, a sum-to-one layer and a decoder.
+
+    Attributes:
+        encoder: from pixels to one number per endmember.
+        simplex: from these to abundances.
+        decoder: from abundances to spectra.
+    """
+
+    encoder: Sequential
+    simplex: SumToOne
+    decoder: Decoder
+
+    @property
+    def endmembers(self) -> Float[Array, "endmember band"]:
+        """Those of the decoder."""
+        return self.decoder.endmembers
+
+    def gathered(self) -> Any:
+        """State before training: what batch norms gather."""
+        return self.encoder.gathered(), self.decoder.gathered()
+
+    def __call__(
+        self, pixels: Float[Array, "pixel band"], state: Any, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "pixel endmember"], Float[Array, "pixel band"], Any]:
+        """Abundances, rendered spectra, and the state after this batch; with a key it trains."""
+        coded, into = self.encoder(pixels, state[0], key)
+        abundances = self.simplex(coded)
+        rendered, out = self.decoder(abundances, state[1], None if key is None else jax.random.fold_in(key, 1 << 20))
+        return abundances, rendered, (into, out)

@@ -1,0 +1,260 @@
+"""One training loop: a whole run is compiled, seeds run side by side, and the same key gives the same result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from unmix_jax.networks.autoencoder import Autoencoder
+from unmix_jax.networks.layers import constrained
+from unmix_jax.networks.losses import Objective
+
+__all__ = ["Schedule", "Trained", "train"]
+
+
+class Schedule(eqx.Module):
+    """How long, how fast, and on what.
+
+    Attributes:
+        epochs: passes over the sample.
+        batch: pixels of a step.
+        sample: pixels drawn from the scene with replacement, once for each seed; None: all of them.
+        optimiser: an optax transformation.
+        alternate: what each epoch of a cycle trains: "all", "encoder" or "decoder".
+    """
+
+    epochs: int = eqx.field(static=True)
+    batch: int = eqx.field(static=True)
+    optimiser: optax.GradientTransformation = eqx.field(static=True)
+    sample: int | None = eqx.field(static=True, default=2000)
+    alternate: tuple[str, ...] = eqx.field(static=True, default=("all",))
+
+
+class Trained(eqx.Module):
+    """Networks of several seeds.
+
+    Attributes:
+        networks: an `Autoencoder` whose arrays have a leading seed axis.
+        states: what their batch norms gathered.
+        losses: mean loss of each epoch; NaN after a seed was stopped.
+        stopped: the step at which a seed met a loss or a parameter that is not finite, and kept what it had before; −1.
+        scale: what pixels are divided by; endmembers of the networks are in units of it.
+    """
+
+    networks: Any
+    states: Any
+    losses: Float[Array, "seed epoch"]
+    stopped: Int[Array, " seed"]
+    scale: Float[Array, ""]
+
+    @property
+    def endmembers(self) -> Float[Array, "seed endmember band"]:
+        """Endmembers of each seed, in the unit of the pixels."""
+        return self.scale * eqx.filter_vmap(lambda network: network.endmembers)(self.networks)
+
+    def abundances(self, pixels: Float[Any, "pixel band"]) -> Float[Array, "seed pixel endmember"]:
+        """What each network's own sum-to-one layer returns, in inference."""
+        scaled = jnp.asarray(pixels) / self.scale
+
+        def one(network: Autoencoder, state: Any) -> Array:
+            return network(scaled, state, None)[0]
+
+        return eqx.filter_vmap(one)(self.networks, self.states)
+
+
+def train(
+    build: Callable[[Key[Array, ""]], Autoencoder],
+    pixels: Float[Any, "pixel band"],
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    keys: Key[Array, " seed"],
+    patience: int | None = None,
+    every: int = 5,
+    checkpoint: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Train one network per key.
+
+    Pixels are divided by their greatest value. Each epoch visits the sample in a new order, in whole batches.
+
+    Args:
+        build: from a key to the network before training, for pixels divided by their greatest value.
+        pixels: spectra to train on, any unit; all finite.
+        objective: what is minimised.
+        schedule: how.
+        keys: one per seed; the result of a seed does not depend on the others.
+        patience: end when for so many epochs no seed's loss has fallen by a thousandth; None: run all epochs.
+        every: epochs between two looks at progress, patience and checkpoint; the result does not depend on it.
+        checkpoint: file to keep the state of the run in; where it exists, the run goes on from it.
+        progress: called as ``progress(epochs_done, epochs)``.
+
+    Returns:
+        A `Trained`.
+
+    Raises:
+        ValueError: if pixels are not finite, all zero, or fewer than a batch.
+    """
+    data, scale = _data(pixels, schedule)
+    static, carry = _begin(build, data, schedule, keys)
+    losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
+    done = 0
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        done, losses, carry = _resume(path, losses, carry)
+    while done < schedule.epochs and not _settled(losses[:, :done], patience):
+        count = min(every, schedule.epochs - done)
+        carry, part = _epochs(static, objective, schedule, data, carry, jnp.asarray(done), count)
+        losses[:, done : done + count] = np.asarray(part)
+        done += count
+        if path is not None:
+            _keep(path, done, losses, carry)
+        if progress is not None:
+            progress(done, schedule.epochs)
+    arrays, _, states, _, stopped, _ = carry
+    return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, data.dtype))
+
+
+def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
+    """Pixels divided by their greatest value, and that value."""
+    values = np.asarray(pixels)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"pixels to train on are [pixel, band] and not empty, got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("pixels to train on must be finite: leave masked pixels and bad bands out")
+    available = len(values) if schedule.sample is None else schedule.sample
+    if schedule.batch > available:
+        raise ValueError(f"a batch has {schedule.batch} pixels, there are {available} to train on")
+    scale = float(values.max())
+    if scale <= 0:
+        raise ValueError(f"pixels must have positive values, the greatest is {scale}")
+    return jnp.asarray(values / scale, jnp.result_type(float) if values.dtype.kind != "f" else values.dtype), scale
+
+
+def _begin(build: Any, data: Array, schedule: Schedule, keys: Any) -> tuple[Any, Any]:
+    """What of the networks does not change, and the carry of the loop with a seed axis."""
+
+    def one(key: Array) -> Any:
+        first, second = jax.random.split(key)
+        network = build(first)
+        arrays = jax.tree.map(lambda x: x.astype(data.dtype), eqx.filter(network, eqx.is_inexact_array))
+        state = jax.tree.map(lambda x: x.astype(data.dtype), network.gathered())
+        return arrays, schedule.optimiser.init(arrays), state, second, jnp.asarray(-1), jnp.asarray(0)
+
+    static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key), eqx.is_inexact_array)[1], keys[0])
+    return static, jax.jit(jax.vmap(one))(keys)
+
+
+@eqx.filter_jit
+def _epochs(
+    static: Any, objective: Objective, schedule: Schedule, data: Array, carry: Any, first: Array, count: int
+) -> tuple[Any, Array]:
+    """Some epochs of all seeds."""
+    size = len(data) if schedule.sample is None else schedule.sample
+    steps = size // schedule.batch
+
+    def loss_of(arrays: Any, state: Any, batch: Array, key: Array) -> tuple[Array, Any]:
+        network = eqx.combine(arrays, static)
+        abundances, rendered, state = network(batch, state, key)
+        return objective(network, batch, abundances, rendered), state
+
+    def step(carry: Any, given: Any) -> tuple[Any, Array]:
+        arrays, moments, state, key, stopped, number = carry
+        batch, parts = given
+        own = jax.random.fold_in(key, number)
+        (loss, new_state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, own)
+        if len(schedule.alternate) > 1:
+            slope = _of_part(slope, parts)
+        change, new_moments = schedule.optimiser.update(slope, moments, arrays)
+        if len(schedule.alternate) > 1:
+            change = _of_part(change, parts)
+        new = constrained(optax.apply_updates(arrays, change))
+        fine = jnp.isfinite(loss) & jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(new)))
+        going = fine & (stopped < 0)
+        kept = jax.tree.map(
+            lambda x, y: jnp.where(going, x, y), (new, new_moments, new_state), (arrays, moments, state)
+        )
+        stopped = jnp.where((stopped < 0) & ~fine, number, stopped)
+        return (*kept, key, stopped, number + 1), jnp.where(going, loss, jnp.nan)
+
+    def epoch(carry: Any, number: Array) -> tuple[Any, Array]:
+        key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
+        chosen = _order(key, number, len(data), size)[: steps * schedule.batch]
+        batches = data[chosen].reshape(steps, schedule.batch, data.shape[1])
+        turn = jnp.asarray([["all", "encoder", "decoder"].index(part) for part in schedule.alternate])
+        part = jnp.broadcast_to(turn[number % len(turn)], steps)
+        carry, losses = jax.lax.scan(step, carry, (batches, part))
+        return carry, jnp.mean(losses)
+
+    def seed(carry: Any) -> tuple[Any, Array]:
+        return jax.lax.scan(epoch, carry, first + jnp.arange(count))
+
+    return jax.vmap(seed)(carry)
+
+
+def _order(key: Array, epoch: Array, count: int, size: int) -> Array:
+    """The pixels of an epoch: always the same sample of the scene, each time in another order."""
+    sample = jax.random.randint(jax.random.fold_in(key, 0), (size,), 0, count) if size != count else jnp.arange(count)
+    return sample[jax.random.permutation(jax.random.fold_in(key, epoch + 1), size)]
+
+
+def _of_part(tree: Any, part: Array) -> Any:
+    """Zero where this epoch does not train."""
+    encoder, decoder = part != 2, part != 1
+    tree = eqx.tree_at(lambda t: t.encoder, tree, jax.tree.map(lambda x: jnp.where(encoder, x, 0), tree.encoder))
+    return eqx.tree_at(lambda t: t.decoder, tree, jax.tree.map(lambda x: jnp.where(decoder, x, 0), tree.decoder))
+
+
+def _settled(losses: np.ndarray, patience: int | None) -> bool:
+    """Whether no seed got better for a while."""
+    if patience is None or losses.shape[1] <= patience:
+        return False
+    before = np.nanmin(losses[:, :-patience], 1)
+    return bool(np.all(~(np.nanmin(losses[:, -patience:], 1) < 0.999 * before)))
+
+
+def _keep(path: Path, done: int, losses: np.ndarray, carry: Any) -> None:
+    """Write the state of a run beside the file, then in its place."""
+    leaves = [_plain(leaf) for leaf in jax.tree.leaves(carry)]
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+        np.savez(file, done=done, losses=losses, **arrays)
+    beside.replace(path)
+
+
+def _resume(path: Path, losses: np.ndarray, carry: Any) -> tuple[int, np.ndarray, Any]:
+    """The state of a run that was kept."""
+    leaves, tree = jax.tree.flatten(carry)
+    with np.load(path, allow_pickle=False) as kept:
+        found = [kept[f"leaf{i}"] for i in range(len(leaves)) if f"leaf{i}" in kept]
+        shapes = [leaf.shape for leaf in found]
+        wanted = [_plain(leaf).shape for leaf in leaves]
+        if shapes != wanted or kept["losses"].shape != losses.shape:
+            raise ValueError(f"{path} holds another run: networks, seeds or epochs differ")
+        done, losses = int(kept["done"]), kept["losses"].copy()
+    back = [_like(old, new) for old, new in zip(leaves, found, strict=True)]
+    return done, losses, jax.tree.unflatten(tree, back)
+
+
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf holds random keys."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def _like(old: Any, new: np.ndarray) -> Array:
+    """Numbers as the kind of leaf that they were."""
+    return (
+        jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(old)) if _is_key(old) else jnp.asarray(new)
+    )
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """A leaf as numbers."""
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)

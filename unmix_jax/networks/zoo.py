@@ -1,0 +1,191 @@
+"""The dense autoencoders of the survey, one short recipe each.
+
+A recipe says how a network is built for a number of bands and endmembers, what it minimises and how it is trained.
+Those that begin at VCA's endmembers take them as ``start``, in units of the greatest value of the pixels.
+
+Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154, and the methods' own papers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from unmix_jax.networks.autoencoder import Autoencoder, MixingDecoder, PostNonlinear
+from unmix_jax.networks.layers import (
+    AbsSum,
+    AngleDense,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Layer,
+    LeakyReLU,
+    MaskedNoise,
+    ReLUSum,
+    Sequential,
+    Softmax,
+    SparseReLU,
+    TopK,
+    glorot,
+)
+from unmix_jax.networks.losses import (
+    EndnetFidelity,
+    HyperLaplacian,
+    Lq,
+    Objective,
+    cosine_loss,
+    entry_bounds,
+    mse,
+    osp,
+    sad,
+    sid,
+    weight_decay,
+)
+from unmix_jax.networks.training import Schedule
+
+__all__ = ["RECIPES", "Recipe"]
+
+
+class Recipe(NamedTuple):
+    """A method.
+
+    Attributes:
+        build: ``build(key, bands, count, start)`` to the network before training.
+        objective: what it minimises.
+        schedule: how it is trained.
+        needs_start: whether it begins at endmembers that were extracted.
+    """
+
+    build: Callable[[Key[Array, ""], int, int, Float[Array, "endmember band"] | None], Autoencoder]
+    objective: Objective
+    schedule: Schedule
+    needs_start: bool = False
+
+
+def rmsprop(rate: float) -> optax.GradientTransformation:
+    """With the constants that the published codes have."""
+    return optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
+
+
+def adam(rate: float, first: float = 0.9) -> optax.GradientTransformation:
+    """With the constants that the published codes have."""
+    return optax.adam(rate, b1=first, eps=1e-7)
+
+
+def dense(key: Any, inputs: int, outputs: int, *, bias: bool = False) -> Dense:
+    """A layer of Glorot's weights."""
+    return Dense(glorot(key, inputs, outputs), jnp.zeros(outputs) if bias else None)
+
+
+def stack(key: Any, bands: int, widths: tuple[int, ...], slope: float, *, bias: bool = False) -> list[Layer]:
+    """Dense layers, each followed by a leaky ReLU."""
+    layers: list[Layer] = []
+    for i, (inputs, outputs) in enumerate(zip((bands, *widths), widths, strict=False)):
+        layers += [dense(jax.random.fold_in(key, i), inputs, outputs, bias=bias), LeakyReLU(slope)]
+    return layers
+
+
+def spectra(key: Any, count: int, bands: int) -> Float[Array, "endmember band"]:
+    """Glorot's weights, none below zero."""
+    return jnp.maximum(glorot(key, count, bands), 0)
+
+
+def simple(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+    """Dense, leaky ReLU, batch norm, softmax (survey, Fig. 7)."""
+    first, second = jax.random.split(key)
+    encoder = Sequential((dense(first, bands, count), LeakyReLU(0.1), BatchNorm.plain(count)))
+    return Autoencoder(encoder, Softmax(), MixingDecoder(spectra(second, count, bands)))
+
+
+def daeu(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+    """Four dense layers, batch norm, a learned threshold."""
+    first, second = jax.random.split(key)
+    layers = stack(first, bands, (9 * count, 6 * count, 3 * count, count), 0.1)
+    encoder = Sequential((*layers, BatchNorm.plain(count), SparseReLU(jnp.zeros(count))))
+    return Autoencoder(encoder, ReLUSum(), MixingDecoder(spectra(second, count, bands)))
+
+
+def sidaeu(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+    """One dense layer, batch norm, a learned threshold."""
+    first, second = jax.random.split(key)
+    encoder = Sequential((dense(first, bands, count), BatchNorm.plain(count), SparseReLU(jnp.zeros(count))))
+    return Autoencoder(encoder, ReLUSum(), MixingDecoder(spectra(second, count, bands)))
+
+
+def endnet(std: float) -> Callable[..., Autoencoder]:
+    """Angles to the endmembers, the two nearest kept."""
+
+    def build(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+        encoder = Sequential((
+            MaskedNoise(0.4, std), AngleDense(start.T), BatchNorm.plain(count, scaled=False), Dropout(0.1), LeakyReLU(),
+        ))  # fmt: skip
+        return Autoencoder(encoder, TopK(2), MixingDecoder(start))
+
+    return build
+
+
+def ospaeu(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+    """Two dense layers that begin as the least-squares unmixing by VCA's endmembers."""
+    inverse = jnp.linalg.inv(start @ start.T)
+    encoder = Sequential((
+        Dense(start.T, jnp.zeros(count)), LeakyReLU(), Dense(inverse, jnp.zeros(count)), BatchNorm.plain(count),
+    ))  # fmt: skip
+    return Autoencoder(encoder, Softmax(), MixingDecoder(start, nonnegative=False))
+
+
+def nae(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
+    """A deep encoder, and after the linear mixture a nonlinear part that begins near the identity."""
+    first, second = jax.random.split(key)
+    layers = stack(first, bands, (128, 64, 16), 0.1, bias=True)
+    encoder = Sequential((*layers, dense(jax.random.fold_in(second, 0), 16, count, bias=True)))
+    nearly = jnp.eye(bands)
+    bend = Sequential((Dense(nearly, jnp.zeros(bands)), LeakyReLU(0.1), Dense(nearly, jnp.zeros(bands))))
+    return Autoencoder(encoder, AbsSum(), PostNonlinear(MixingDecoder(start, nonnegative=False), bend))
+
+
+def slow_decoder(fast: float, slow: float) -> optax.GradientTransformation:
+    """Adam with one rate for the encoder and another for the decoder."""
+
+    def labels(network: Any) -> Any:
+        def named(part: Any, name: str) -> Any:
+            return jax.tree.map(lambda _: name, part)
+
+        return type(network)(named(network.encoder, "encoder"), network.simplex, named(network.decoder, "decoder"))
+
+    return optax.multi_transform({"encoder": adam(fast), "decoder": adam(slow)}, labels)
+
+
+RECIPES: dict[str, Recipe] = {
+    "simple": Recipe(simple, Objective(sad), Schedule(40, 15, rmsprop(1e-3))),
+    "simple_cosine": Recipe(simple, Objective(cosine_loss), Schedule(40, 15, rmsprop(1e-3))),
+    "daeu": Recipe(daeu, Objective(cosine_loss), Schedule(40, 6, rmsprop(1e-3))),
+    "daeu_sad": Recipe(daeu, Objective(sad), Schedule(40, 6, rmsprop(1e-3))),
+    "sidaeu": Recipe(sidaeu, Objective(sid), Schedule(40, 5, rmsprop(1e-3))),
+    "endnet": Recipe(
+        endnet(0.0),
+        Objective(EndnetFidelity(), ((1e-5, weight_decay),)),
+        Schedule(40, 64, adam(1e-3, 0.7), sample=4000),
+        needs_start=True,
+    ),
+    "endnet_noisy": Recipe(
+        endnet(0.3),
+        Objective(EndnetFidelity(), ((1e-5, weight_decay),)),
+        Schedule(40, 64, adam(1e-3, 0.7), sample=4000),
+        needs_start=True,
+    ),
+    "ospaeu": Recipe(
+        ospaeu,
+        Objective(HyperLaplacian(), ((1.0, Lq(0.7)), (0.5 / 256, osp), (10 / 256, entry_bounds))),
+        Schedule(39, 256, adam(1e-3), sample=None, alternate=("encoder", "encoder", "decoder")),
+        needs_start=True,
+    ),
+    "nae": Recipe(
+        nae,
+        Objective(mse, ((1e-5, weight_decay),)),
+        Schedule(40, 1024, slow_decoder(1e-3, 1e-5), sample=None),
+        needs_start=True,
+    ),
+}
