@@ -4,24 +4,39 @@ Losses that do not see the length of a spectrum, such as the spectral angle, lea
 may be scaled by any c_i and its abundances by 1/c_i. What fixes the scales is the gauge, a part of every result.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from unmix_jax.driver import unmix
+from unmix_jax.endmembers.archetypal import archetypal
+from unmix_jax.endmembers.extraction import vca
+from unmix_jax.endmembers.factorisation import Factorisation, Gathered, gather
+from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, sad
-from unmix_jax.solvers.least_squares import fcls, nnls
+from unmix_jax.networks.training import Trained, train
+from unmix_jax.networks.zoo import RECIPES
+from unmix_jax.solvers.least_squares import fcls, nnls, prepare
 from unmix_jax.types import Solution
 
-__all__ = ["Consensus", "consensus", "read_out", "refine"]
+__all__ = ["METHODS", "Blind", "Consensus", "Refinement", "consensus", "read_out", "refine", "unmix_blind"]
 
-Gauge = Literal["network", "fcls", "projective"]
+Gauge = Literal["own", "fcls", "projective"]
+RECOMMENDED = "daeu_sad"  # whose runs the recommended method refines
+METHODS = ("recommended", *RECIPES, "archetypal", "nmf")
 ALIKE = 0.02  # radians: two endmembers of one run that are nearer are one
+THRESHOLDS = tuple(round(0.5 + 0.025 * i, 3) for i in range(20))  # shares from which a pixel may count as pure
+WITHIN = 1.01  # the lowest threshold counts whose fit is within this factor of the best
 SWEEPS = 20  # of the refinement
 FEWEST = 20  # pixels that an endmember is the median of
+MOST = 20_000  # pixels that the refinement looks at
 
 
 class Consensus(eqx.Module):
@@ -80,7 +95,10 @@ def consensus(sets: Float[Any, "seed endmember band"], stopped: Bool[Any, " seed
 
 
 def read_out(
-    pixels: Any, endmembers: Float[Any, "endmember band"], gauge: Gauge = "projective", **options: Any
+    pixels: Any,
+    endmembers: Float[Any, "endmember band"],
+    gauge: Literal["fcls", "projective"] = "projective",
+    **options: Any,
 ) -> Solution:
     """Abundances by given endmembers in a declared gauge.
 
@@ -90,66 +108,271 @@ def read_out(
 
     Args:
         pixels: a `Scene`, or spectra [..., band].
-        endmembers: in the unit of the pixels.
+        endmembers: in the unit of the pixels; NaN in bands that do not count.
         gauge: which.
         options: of `unmix`.
 
     Returns:
-        A `Solution`.
+        A `Solution`; ``fitted`` of "projective" is what multiplies the endmembers as given.
 
     Raises:
-        ValueError: an unknown gauge.
+        ValueError: an unknown gauge, or an endmember without a positive value.
     """
+    spectra = np.asarray(endmembers)
+    good = np.isfinite(spectra).all(0)
+    spectra = np.where(good, spectra, 0)
+    if not good.all():
+        options = {"good_bands": good, **options}
+    weights = None if good.all() else good
     if gauge == "fcls":
-        return unmix(eqx.Partial(fcls, endmembers=jnp.asarray(endmembers)), pixels, **options)
+        return unmix(eqx.Partial(fcls, endmembers=prepare(spectra, weights=weights)), pixels, **options)
     if gauge != "projective":
         raise ValueError(f"gauge is 'fcls' or 'projective' for given endmembers, got {gauge!r}")
-    spectra = jnp.asarray(endmembers)
-    spectra = spectra / jnp.nanmax(spectra, 1, keepdims=True)
-    found = unmix(eqx.Partial(nnls, endmembers=spectra), pixels, **options)
+    peaks = spectra.max(1)
+    if not (peaks > 0).all():
+        raise ValueError(
+            f"endmember {int(np.argmin(peaks > 0))} has no positive value, the gauge divides by the greatest"
+        )
+    found = unmix(eqx.Partial(nnls, endmembers=prepare(spectra / peaks[:, None], weights=weights)), pixels, **options)
     total = found.abundances.sum(-1, keepdims=True)
     shares = np.divide(found.abundances, total, out=np.full_like(found.abundances, np.nan), where=total > 0)
-    return eqx.tree_at(lambda s: s.abundances, found, shares)
+    given = (found.abundances / peaks).astype(shares.dtype)
+    return eqx.tree_at(lambda s: (s.abundances, s.fitted), found, (shares, given), is_leaf=_absent)
+
+
+class Refinement(eqx.Module):
+    """Endmembers after near-pure refinement.
+
+    Attributes:
+        endmembers: in the unit of the pixels.
+        threshold: share from which a pixel counted as pure.
+        thresholds: those that were tried.
+        angles: mean spectral angle between the pixels and their best nonnegative fit after each, radians.
+    """
+
+    endmembers: Float[np.ndarray, "endmember band"]
+    threshold: float = eqx.field(static=True)
+    thresholds: Float[np.ndarray, " threshold"]
+    angles: Float[np.ndarray, " threshold"]
 
 
 def refine(
     pixels: Float[Any, "pixel band"],
     endmembers: Float[Any, "endmember band"],
-    threshold: float,
+    thresholds: float | Sequence[float] = THRESHOLDS,
     *,
     sweeps: int = SWEEPS,
-) -> Float[np.ndarray, "endmember band"]:
+) -> Refinement:
     """Near-pure refinement: endmembers become medians of the pixels that are nearly theirs alone.
 
     Repeated: s = projective abundances; E_i = median of the unit spectra with s_i above the threshold, or of the twenty
-    with the greatest s_i where fewer are.
+    with the greatest s_i where fewer are. Of several thresholds the lowest is taken after which the pixels are within
+    one per cent as near to the cone of the endmembers, by their mean spectral angle, as after any: too low, and the
+    endmembers are mixtures; too high, and they are a few odd pixels; both fit worse. No reference is used.
 
     Args:
         pixels: spectra, any unit, finite and not zero.
         endmembers: to begin at.
-        threshold: share from which a pixel counts as pure.
+        thresholds: shares from which a pixel counts as pure; one, or several to choose from.
         sweeps: repetitions; it ends before where nothing changes.
 
     Returns:
-        Endmembers as unit spectra.
+        A `Refinement`; endmembers have the median length of the pixels that they are medians of.
 
     Raises:
         ValueError: a threshold that is not a share.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold is a share between 0 and 1, got {threshold}")
+    tried = np.sort(np.atleast_1d(np.asarray(thresholds, float)))
+    if not (len(tried) and ((tried > 0) & (tried < 1)).all()):
+        raise ValueError(f"thresholds are shares between 0 and 1, got {thresholds}")
     spectra = np.asarray(pixels, np.float32)
-    unit = spectra / np.linalg.norm(spectra, axis=1, keepdims=True)
-    found = np.asarray(endmembers, np.float32)
+    lengths = np.linalg.norm(spectra, axis=1)
+    unit = spectra / lengths[:, None]
+    first = np.asarray(endmembers, np.float32)
+    ends = [_medians(unit, lengths, first, float(threshold), sweeps) for threshold in tried]
+    angles = np.asarray([angle for _, angle in ends])
+    taken = int(np.flatnonzero(angles <= WITHIN * angles.min())[0])
+    return Refinement(ends[taken][0], float(tried[taken]), tried, angles)
+
+
+def _medians(
+    unit: np.ndarray, lengths: np.ndarray, found: np.ndarray, threshold: float, sweeps: int
+) -> tuple[np.ndarray, float]:
+    """The fixed point of one threshold, and the mean angle of the fit by it."""
     before: Any = None
-    for _ in range(sweeps):
-        shares = np.nan_to_num(read_out(unit, found, "projective").abundances)
+    for sweep in range(sweeps + 1):
+        fit = read_out(unit, found, "projective")
+        shares = np.nan_to_num(fit.abundances)
         pure = shares > threshold
         few = np.argpartition(-shares, min(FEWEST, len(shares)) - 1, 0)[:FEWEST]
         for i in np.flatnonzero(pure.sum(0) < FEWEST):
             pure[few[:, i], i] = True
-        if before is not None and (pure == before).all():
+        if sweep == sweeps or (before is not None and (pure == before).all()):
             break
         before = pure
-        found = np.stack([np.median(unit[mine], 0) for mine in pure.T])
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+        medians = np.stack([np.median(unit[mine], 0) for mine in pure.T])
+        bright = np.stack([np.median(lengths[mine]) for mine in pure.T])
+        found = medians / np.linalg.norm(medians, axis=1, keepdims=True) * bright[:, None]
+    angle = np.arcsin(np.clip(fit.residual * unit.shape[1] ** 0.5, 0, 1))
+    return found, float(np.mean(angle))
+
+
+class Blind(eqx.Module):
+    """What blind unmixing found.
+
+    Attributes:
+        method: of `METHODS`.
+        endmembers: in the unit of the pixels; NaN in bad bands.
+        solution: abundances by them, residual and certificate.
+        gauge: that of the abundances: "own" are as the method returned them; see `read_out` for the others.
+        runs: endmembers of each seed, in the order of those above; NaN in bad bands.
+        consensus: what the runs say of each other.
+        losses: of each seed and epoch, where a network was trained.
+        refinement: where endmembers were refined.
+    """
+
+    method: str = eqx.field(static=True)
+    endmembers: Float[np.ndarray, "endmember band"]
+    solution: Solution
+    gauge: Gauge = eqx.field(static=True)
+    runs: Float[np.ndarray, "seed endmember band"]
+    consensus: Consensus
+    losses: Float[np.ndarray, "seed epoch"] | None = None
+    refinement: Refinement | None = None
+
+
+def unmix_blind(
+    key: Key[Array, ""],
+    pixels: Any,
+    count: int,
+    *,
+    method: str = "recommended",
+    seeds: int = 25,
+    gauge: Gauge = "projective",
+    checkpoint: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Blind:
+    """Endmembers and abundances from the pixels alone.
+
+    A method runs once for each seed, and the run is taken that is nearest to all others (`consensus`). "recommended"
+    is the autoencoder DAEU trained on the true spectral angle, whose run is then refined (`refine`).
+
+    Args:
+        key: random key.
+        pixels: a `Scene`, or spectra [..., band], any unit; masked and invalid pixels are never trained on.
+        count: of endmembers.
+        method: of `METHODS`: "recommended", a recipe of `networks.zoo`, "archetypal" or "nmf".
+        seeds: number of runs.
+        gauge: of the abundances: "projective" and "fcls" as in `read_out`, "own" as the method itself returns them,
+            which "recommended" cannot.
+        checkpoint: file of a network's training, to go on from after an interruption.
+        progress: called as ``progress(done, all)``, epochs of a network, runs of another method.
+
+    Returns:
+        A `Blind`.
+
+    Raises:
+        ValueError: an unknown method or gauge, fewer than two endmembers, more than the valid pixels, the bands or the
+            dimensions of the data allow, no valid pixel, or runs that have all collapsed.
+
+    Reference:
+        Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154 (the autoencoders).
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}, got {method!r}")
+    if gauge not in ("own", "fcls", "projective") or (gauge == "own" and method == "recommended"):
+        asked = (
+            "'fcls' or 'projective' for refined endmembers"
+            if method == "recommended"
+            else "'own', 'fcls' or 'projective'"
+        )
+        raise ValueError(f"gauge is {asked}, got {gauge!r}")
+    if count < 2 or seeds < 1:
+        raise ValueError(f"blind unmixing needs at least 2 endmembers and 1 seed, got {count} and {seeds}")
+    gathered = gather(pixels, count)
+    vca(key, pixels, count)  # refuses more endmembers than the data have dimensions
+    keys = jax.random.split(key, seeds)
+    if method in ("archetypal", "nmf"):
+        return _factorised(keys, pixels, count, method, gauge, gathered, progress)
+    trained = _trained(
+        keys, gathered.values, count, RECOMMENDED if method == "recommended" else method, checkpoint, progress
+    )
+    sets = np.asarray(trained.endmembers)
+    agreed = consensus(sets, np.asarray(trained.stopped) >= 0)
+    chosen, refinement = sets[agreed.chosen], None
+    if method == "recommended":
+        few = gathered.values
+        if len(few) > MOST:
+            few = few[np.asarray(jax.random.choice(key, len(few), (MOST,), replace=False))]
+        refinement = refine(few, chosen)
+        chosen = refinement.endmembers
+    back = gathered.data.on_all_bands
+    endmembers = np.asarray(back(chosen))
+    if gauge == "own":
+        good = jnp.asarray(gathered.data.good)
+        solution = unmix(eqx.tree_at(lambda u: u.good, trained.unmixer(agreed.chosen), good, is_leaf=_absent), pixels)
+    else:
+        solution = read_out(pixels, endmembers, gauge)
+    runs = np.asarray(back(np.stack([_aligned(run, chosen) for run in sets])))
+    return Blind(method, endmembers, solution, gauge, runs, agreed, np.asarray(trained.losses), refinement)
+
+
+def _trained(keys: Any, values: np.ndarray, count: int, recipe_name: str, checkpoint: Any, progress: Any) -> Trained:
+    """Networks of all seeds; those that need it begin at VCA's endmembers, drawn anew for each."""
+    recipe = RECIPES[recipe_name]
+    schedule = recipe.schedule
+    available = len(values) if schedule.sample is None else schedule.sample
+    schedule = dataclasses.replace(schedule, batch=min(schedule.batch, available))
+    starts = None
+    if recipe.needs_start:
+        starts = np.stack([np.asarray(vca(one, values, count).endmembers) for one in keys])
+
+    def build(key: Any, start: Any) -> Any:
+        return recipe.build(key, values.shape[1], count, start)
+
+    return train(
+        build, values, recipe.objective, schedule,
+        keys=keys, starts=starts, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
+
+
+def _factorised(
+    keys: Any, pixels: Any, count: int, method: str, gauge: Gauge, gathered: Gathered, progress: Any
+) -> Blind:
+    """The methods that find endmembers and abundances at once, one run after another."""
+    found = []
+    for key in keys:
+        found.append((archetypal if method == "archetypal" else nmf)(key, pixels, count))
+        if progress is not None:
+            progress(len(found), len(keys))
+    good = gathered.data.good
+    sets = np.stack([np.asarray(one.endmembers)[:, good] for one in found])
+    agreed = consensus(sets)
+    chosen = found[agreed.chosen]
+    endmembers = np.asarray(chosen.endmembers)
+    solution = _own(chosen, gathered) if gauge == "own" else read_out(pixels, endmembers, gauge)
+    runs = np.asarray(gathered.data.on_all_bands(np.stack([_aligned(run, sets[agreed.chosen]) for run in sets])))
+    return Blind(method, endmembers, solution, gauge, runs, agreed)
+
+
+def _own(found: Factorisation, gathered: Gathered) -> Solution:
+    """A factorisation as it is; there is no certificate."""
+    abundances = np.asarray(found.abundances)
+    lead, flat = abundances.shape[:-1], abundances.reshape(-1, abundances.shape[-1])
+    fitted = flat[gathered.where] @ np.asarray(found.endmembers)[:, gathered.data.good]
+    residual = np.full(len(flat), np.nan, abundances.dtype)
+    residual[gathered.where] = np.sqrt(np.mean((gathered.values - fitted) ** 2, 1))
+    residual = residual.reshape(lead)
+    steps = np.full(lead, int(found.steps), np.int32)
+    fine = np.isfinite(residual) & bool(found.converged)
+    return Solution(abundances, residual, np.full_like(residual, np.nan), steps, fine)
+
+
+def _aligned(run: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """A run in the order of the endmembers that were chosen; one that is not finite stays as it is."""
+    return run[align(run, to)] if np.isfinite(run).all() else run
+
+
+def _absent(leaf: Any) -> bool:
+    """Whether a leaf is None."""
+    return leaf is None

@@ -28,7 +28,7 @@ SCHEDULE = Schedule(6, 10, optax.rmsprop(1e-2), sample=200)
 OBJECTIVE = Objective(sad)
 
 
-def build(key):
+def build(key, start=None):
     first, second = jax.random.split(key)
     encoder = Sequential(
         (Dense(glorot(first, BANDS, COUNT)), GaussianNoise(0.01), LeakyReLU(0.1), BatchNorm.plain(COUNT))
@@ -36,7 +36,7 @@ def build(key):
     return Autoencoder(encoder, Softmax(), MixingDecoder(jnp.maximum(glorot(second, COUNT, BANDS), 0)))
 
 
-def quiet(key):
+def quiet(key, start=None):
     network = build(key)
     kept = tuple(layer for layer in network.encoder.layers if not isinstance(layer, GaussianNoise))
     return eqx.tree_at(lambda n: n.encoder, network, Sequential(kept))
@@ -119,7 +119,7 @@ def test_patience_ends_a_run_that_does_not_get_better():
 
 
 def test_known_endmembers_and_any_physics():
-    def known(key):
+    def known(key, start=None):
         network = build(key)
         spectra = jnp.asarray(ENDMEMBERS / (PIXELS.max() / 40))
         decoder = MixingDecoder(spectra, PPNM(jnp.asarray(0.1)), fixed=True)
@@ -144,8 +144,10 @@ def test_every_recipe_trains(name):
     recipe = RECIPES[name]
     whole = recipe.schedule
     short = Schedule(len(whole.alternate), min(whole.batch, 64), whole.optimiser, 128, whole.alternate)
-    start = jnp.asarray(ENDMEMBERS) * 0.9
-    found = run(KEYS[:2], short, recipe.objective, lambda key: recipe.build(key, BANDS, COUNT, start))
+    starts = 36 * np.stack([ENDMEMBERS, ENDMEMBERS[::-1]])
+    found = run(
+        KEYS[:2], short, recipe.objective, lambda key, start: recipe.build(key, BANDS, COUNT, start), starts=starts
+    )
     assert np.isfinite(np.asarray(found.endmembers)).all()
     assert (np.asarray(found.stopped) == -1).all()
     assert np.isfinite(np.asarray(found.losses)).all()

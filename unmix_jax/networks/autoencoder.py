@@ -6,13 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.linalg import matmul
 from unmix_jax.networks.layers import Sequential, SumToOne
 from unmix_jax.physics.mixing import Linear
+from unmix_jax.types import Solution
 
-__all__ = ["Autoencoder", "Decoder", "MLPDecoder", "MixingDecoder", "PostNonlinear"]
+__all__ = ["Autoencoder", "Decoder", "MLPDecoder", "MixingDecoder", "NetworkUnmixer", "PostNonlinear"]
 
 
 class Decoder(eqx.Module):
@@ -144,3 +145,28 @@ class Autoencoder(eqx.Module):
         abundances = self.simplex(coded)
         rendered, out = self.decoder(abundances, state[1], None if key is None else jax.random.fold_in(key, 1 << 20))
         return abundances, rendered, (into, out)
+
+
+class NetworkUnmixer(eqx.Module):
+    """A trained network as an unmixer: abundances are what its own sum-to-one layer returns.
+
+    Attributes:
+        network: the network.
+        state: what its batch norms gathered.
+        scale: what pixels are divided by.
+        good: numbers of the bands that it was trained on; None: all.
+    """
+
+    network: Autoencoder
+    state: Any
+    scale: Float[Array, ""]
+    good: Int[Array, " good_band"] | None = None
+
+    def __call__(self, pixel: Float[Any, " band"]) -> Solution:
+        """Abundances, and the residual of what the network renders; there is no certificate."""
+        seen = pixel if self.good is None else pixel[self.good]
+        abundances, rendered, _ = self.network(seen[None] / self.scale, self.state, None)
+        residual = jnp.sqrt(jnp.mean((seen - self.scale * rendered[0]) ** 2))
+        fine = jnp.isfinite(residual) & jnp.all(jnp.isfinite(abundances))
+        nothing = jnp.full_like(residual, jnp.nan)
+        return Solution(abundances[0], residual, nothing, jnp.zeros((), jnp.int32), fine)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from unmix_jax.networks.autoencoder import Autoencoder
+from unmix_jax.networks.autoencoder import Autoencoder, NetworkUnmixer
 from unmix_jax.networks.layers import constrained
 from unmix_jax.networks.losses import Objective
 
@@ -67,14 +67,23 @@ class Trained(eqx.Module):
 
         return eqx.filter_vmap(one)(self.networks, self.states)
 
+    def unmixer(self, seed: int) -> NetworkUnmixer:
+        """The network of one seed, as `unmix` takes it."""
+
+        def one(leaf: Any) -> Any:
+            return leaf[seed] if eqx.is_array(leaf) else leaf
+
+        return NetworkUnmixer(jax.tree.map(one, self.networks), jax.tree.map(one, self.states), self.scale)
+
 
 def train(
-    build: Callable[[Key[Array, ""]], Autoencoder],
+    build: Callable[[Key[Array, ""], Any], Autoencoder],
     pixels: Float[Any, "pixel band"],
     objective: Objective,
     schedule: Schedule,
     *,
     keys: Key[Array, " seed"],
+    starts: Float[Any, "seed endmember band"] | None = None,
     patience: int | None = None,
     every: int = 5,
     checkpoint: str | Path | None = None,
@@ -85,11 +94,12 @@ def train(
     Pixels are divided by their greatest value. Each epoch visits the sample in a new order, in whole batches.
 
     Args:
-        build: from a key to the network before training, for pixels divided by their greatest value.
+        build: ``build(key, start)`` to the network before training, for pixels divided by their greatest value.
         pixels: spectra to train on, any unit; all finite.
         objective: what is minimised.
         schedule: how.
         keys: one per seed; the result of a seed does not depend on the others.
+        starts: endmembers that each seed begins at, in the unit of the pixels; None: ``start`` is None.
         patience: end when for so many epochs no seed's loss has fallen by a thousandth; None: run all epochs.
         every: epochs between two looks at progress, patience and checkpoint; the result does not depend on it.
         checkpoint: file to keep the state of the run in; where it exists, the run goes on from it.
@@ -99,10 +109,15 @@ def train(
         A `Trained`.
 
     Raises:
-        ValueError: if pixels are not finite, all zero, or fewer than a batch.
+        ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given.
     """
     data, scale = _data(pixels, schedule)
-    static, carry = _begin(build, data, schedule, keys)
+    if starts is not None:
+        starts = np.asarray(starts)
+        if len(starts) != len(keys):
+            raise ValueError(f"each of {len(keys)} seeds needs a start, got {len(starts)}")
+        starts = jnp.asarray(starts / scale, data.dtype)
+    static, carry = _begin(build, data, schedule, keys, starts)
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
@@ -137,18 +152,19 @@ def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
     return jnp.asarray(values / scale, jnp.result_type(float) if values.dtype.kind != "f" else values.dtype), scale
 
 
-def _begin(build: Any, data: Array, schedule: Schedule, keys: Any) -> tuple[Any, Any]:
+def _begin(build: Any, data: Array, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
     """What of the networks does not change, and the carry of the loop with a seed axis."""
 
-    def one(key: Array) -> Any:
+    def one(key: Array, start: Any) -> Any:
         first, second = jax.random.split(key)
-        network = build(first)
+        network = build(first, start)
         arrays = jax.tree.map(lambda x: x.astype(data.dtype), eqx.filter(network, eqx.is_inexact_array))
         state = jax.tree.map(lambda x: x.astype(data.dtype), network.gathered())
         return arrays, schedule.optimiser.init(arrays), state, second, jnp.asarray(-1), jnp.asarray(0)
 
-    static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key), eqx.is_inexact_array)[1], keys[0])
-    return static, jax.jit(jax.vmap(one))(keys)
+    first = None if starts is None else starts[0]
+    static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
+    return static, jax.jit(jax.vmap(one, (0, None if starts is None else 0)))(keys, starts)
 
 
 @eqx.filter_jit

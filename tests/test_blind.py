@@ -1,0 +1,177 @@
+"""Blind unmixing: the choice among runs, the gauge of the read-out, refinement, and what is never trained on."""
+
+import dataclasses
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from helpers import assert_close
+
+from unmix_jax.blind import METHODS, consensus, read_out, refine, unmix_blind
+from unmix_jax.metrics import align, mean_sad
+from unmix_jax.networks.zoo import RECIPES
+from unmix_jax.scenes.scene import Scene
+
+COUNT, BANDS, SIDE = 3, 16, 20
+RNG = np.random.default_rng(5)
+WAVE = np.linspace(0, 1, BANDS)
+ENDMEMBERS = 0.5 + 0.4 * np.sin(np.asarray([[3.0], [7.0], [12.0]]) * WAVE + [[0.0], [1.0], [2.0]])
+TRUTH = RNG.dirichlet(np.full(COUNT, 0.2), SIDE * SIDE)
+PIXELS = (TRUTH @ ENDMEMBERS + 0.002 * RNG.standard_normal((SIDE * SIDE, BANDS))).astype(np.float32)
+UNIT_PEAK = ENDMEMBERS / ENDMEMBERS.max(1, keepdims=True)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """All recipes for two epochs only."""
+    for name, recipe in list(RECIPES.items()):
+        short = dataclasses.replace(recipe.schedule, epochs=len(recipe.schedule.alternate) + 1, sample=64)
+        monkeypatch.setitem(RECIPES, name, recipe._replace(schedule=short))
+
+
+def error(found):
+    return float(mean_sad(found[align(found, ENDMEMBERS)], ENDMEMBERS))
+
+
+def test_the_run_nearest_to_all_others_is_chosen_whatever_the_order_of_its_endmembers():
+    sets = np.stack([ENDMEMBERS + 0.02 * k * RNG.standard_normal(ENDMEMBERS.shape) for k in (1, 0, 2, 3)])
+    agreed = consensus(sets)
+    assert agreed.chosen == 1
+    shuffled = np.stack([own[RNG.permutation(COUNT)] * RNG.uniform(0.5, 2, (COUNT, 1)) for own in sets])
+    again = consensus(shuffled)
+    assert again.chosen == 1
+    np.testing.assert_allclose(again.distances, agreed.distances, atol=1e-6)
+    assert_close(agreed.consistency, agreed.distances[np.triu_indices(4, 1)].mean())
+    assert consensus(np.stack([ENDMEMBERS, ENDMEMBERS[::-1]])).consistency < 1e-7
+
+
+def test_collapsed_runs_do_not_count():
+    twice = ENDMEMBERS[[0, 0, 2]] * [[1.0], [3.0], [1.0]]
+    nothing, nan = ENDMEMBERS.copy(), ENDMEMBERS.copy()
+    nothing[1], nan[0, 0] = 0, np.nan
+    agreed = consensus(np.stack([twice, ENDMEMBERS, nothing, nan, ENDMEMBERS]), np.arange(5) == 4)
+    np.testing.assert_array_equal(agreed.collapsed, [True, False, True, True, True])
+    assert agreed.chosen == 1
+    assert agreed.consistency == 0
+    with pytest.raises(ValueError, match="all 2 runs have collapsed"):
+        consensus(np.stack([twice, nothing]))
+
+
+def test_the_projective_gauge_is_blind_to_brightness_and_to_scales_of_endmembers():
+    clean = TRUTH @ UNIT_PEAK
+    for endmembers, pixels in (
+        (UNIT_PEAK, clean),
+        (3 * ENDMEMBERS, clean),
+        (UNIT_PEAK, clean * RNG.uniform(1, 9, (400, 1))),
+    ):
+        found = read_out(pixels.astype(np.float32), endmembers)
+        assert_close(found.abundances, TRUTH)
+        assert_close(found.fitted @ endmembers, pixels, scale=pixels.max())
+    radiometric = read_out(TRUTH @ ENDMEMBERS, ENDMEMBERS, "fcls")
+    assert_close(radiometric.abundances, TRUTH)
+
+
+@pytest.mark.parametrize("gauge", ["fcls", "projective"])
+def test_bands_without_endmembers_do_not_count(gauge):
+    holed, pixels = ENDMEMBERS.copy(), PIXELS.copy()
+    holed[:, 3], pixels[:, 3] = np.nan, 1e3
+    kept = np.arange(BANDS) != 3
+    found = read_out(pixels, holed, gauge)
+    assert_close(found.abundances, read_out(PIXELS[:, kept], ENDMEMBERS[:, kept], gauge).abundances)
+
+
+def test_refinement_finds_the_same_endmembers_from_every_start():
+    mixed = np.asarray([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.2, 0.1, 0.7]])
+    ends = [refine(PIXELS, way @ ENDMEMBERS) for way in (mixed, mixed[::-1], np.eye(COUNT))]
+    for end in ends:
+        assert error(end.endmembers) < 0.4 * error(mixed @ ENDMEMBERS)
+        assert error(end.endmembers) < 0.02
+        assert mean_sad(end.endmembers[align(end.endmembers, ends[0].endmembers)], ends[0].endmembers) < 1e-3
+        best = end.angles.min()
+        assert end.threshold in end.thresholds
+        assert end.angles[list(end.thresholds).index(end.threshold)] <= 1.01 * best
+        assert (end.angles[end.thresholds < end.threshold] > 1.01 * best).all()
+
+
+def test_refined_endmembers_have_the_length_of_their_pixels():
+    end = refine(7 * PIXELS, ENDMEMBERS, 0.9)
+    own = end.endmembers[align(end.endmembers, ENDMEMBERS)]
+    np.testing.assert_allclose(np.linalg.norm(own, axis=1), 7 * np.linalg.norm(ENDMEMBERS, axis=1), rtol=0.1)
+    assert end.threshold == 0.9
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_what_it_never_trains_on(method, quick):
+    cube = PIXELS.reshape(SIDE, SIDE, BANDS)
+    mask, good = np.ones((SIDE, SIDE), bool), np.ones(BANDS, bool)
+    mask[:3], good[5] = False, False
+    other = cube.copy()
+    other[:3] *= -5
+    other[..., 5] = 77.0
+    found, again = (
+        unmix_blind(KEY, Scene(values, good_bands=good, mask=mask), COUNT, method=method, seeds=2)
+        for values in (cube, other)
+    )
+    assert_close(found.endmembers, again.endmembers)
+    assert np.isnan(found.endmembers[:, 5]).all()
+    assert np.isfinite(found.endmembers[:, good]).all()
+    shares = np.asarray(found.solution.abundances)
+    assert np.isnan(shares[:3]).all()
+    assert_close(shares[3:].sum(-1), np.ones((SIDE - 3, SIDE)))
+    assert found.runs.shape == (2, COUNT, BANDS)
+    assert (found.gauge, found.method) == ("projective", method)
+    assert (found.refinement is not None) == (method == "recommended")
+
+
+@pytest.mark.parametrize("method", ["simple", "endnet", "archetypal", "nmf"])
+def test_as_the_method_itself_returns_them(method, quick):
+    found = unmix_blind(KEY, PIXELS, COUNT, method=method, seeds=2, gauge="own")
+    shares = np.asarray(found.solution.abundances)
+    assert shares.min() >= 0
+    np.testing.assert_allclose(shares.sum(-1), 1, atol=0.05 if method == "nmf" else 1e-5)  # which is soft in NMF
+    left = np.sqrt(np.mean((PIXELS - shares @ found.endmembers) ** 2, 1))
+    assert_close(found.solution.residual, left, scale=0.1)
+    assert np.isnan(found.solution.gap).all()
+
+
+def test_the_recommended_method_beats_its_own_runs(monkeypatch):
+    recipe = RECIPES["daeu_sad"]
+    schedule = dataclasses.replace(recipe.schedule, epochs=15, sample=600)
+    monkeypatch.setitem(RECIPES, "daeu_sad", recipe._replace(schedule=schedule))
+    found = unmix_blind(KEY, PIXELS, COUNT, seeds=3)
+    assert error(found.endmembers) < 0.02
+    assert error(found.endmembers) < 0.5 * np.median([error(run) for run in found.runs])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (PIXELS, {"method": "magic"}, "method is one of recommended, simple"),
+        (PIXELS, {"gauge": "own"}, "refined endmembers"),
+        (PIXELS, {"gauge": "any", "method": "simple"}, "gauge is 'own'"),
+        (PIXELS, {"count": 1}, "at least 2 endmembers"),
+        (PIXELS, {"seeds": 0}, "and 0"),
+        (PIXELS, {"count": 40}, "at most 16 endmembers"),
+        ((TRUTH[:, :1] + 1) @ ENDMEMBERS[:1], {}, "span only 1 dimension"),
+        (np.zeros((30, BANDS)), {}, "none of the 30 pixels is valid"),
+        (np.full((30, BANDS), np.nan), {}, "none of the 30 pixels is valid"),
+    ],
+)
+def test_bad_input(pixels, options, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        unmix_blind(KEY, pixels, **{"count": COUNT, "seeds": 2, **options})
+
+
+def test_bad_read_outs(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match="got 'own'"):
+        read_out(PIXELS, ENDMEMBERS, "own")
+    with pytest.raises(ValueError, match="endmember 1 has no positive value"):
+        read_out(PIXELS, ENDMEMBERS * [[1.0], [0.0], [1.0]])
+    with pytest.raises(ValueError, match="shares between 0 and 1"):
+        refine(PIXELS, ENDMEMBERS, (0.5, 1.0))
+    with pytest.raises(ValueError, match="not empty"):
+        consensus(np.zeros((0, 3, 4)))
