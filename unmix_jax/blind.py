@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
+from scipy.optimize import linear_sum_assignment
 
 from unmix_jax.driver import unmix
 from unmix_jax.endmembers.archetypal import archetypal
@@ -46,7 +47,7 @@ class Consensus(eqx.Module):
         chosen: the run that is nearest to all others that count.
         collapsed: runs that do not count: stopped, with a spectrum of zeros, or with two spectra that are one.
         distances: mean spectral angle between the aligned endmembers of two runs, radians.
-        consistency: mean distance between two runs that count, radians.
+        consistency: mean distance between two runs that count, radians; NaN where there is one.
     """
 
     chosen: int = eqx.field(static=True)
@@ -84,14 +85,13 @@ def consensus(sets: Float[Any, "seed endmember band"], stopped: Bool[Any, " seed
     if len(fine) == 0:
         raise ValueError(f"all {len(spectra)} runs have collapsed: fewer endmembers, more pixels, or another method")
     distances = np.full((len(spectra), len(spectra)), np.nan)
-    for at, i in enumerate(fine):
-        distances[i, i] = 0.0
-        for j in fine[:at]:
-            order = align(spectra[j], spectra[i])
-            distances[i, j] = distances[j, i] = float(np.mean(sad(spectra[j][order], spectra[i])))
+    for i in fine:
+        angles = np.asarray(sad(spectra[fine][:, :, None], spectra[i][None, None]))
+        distances[i, fine] = [one[linear_sum_assignment(one)].mean() for one in angles]
     among = distances[np.ix_(fine, fine)]
     pairs = among[np.triu_indices(len(fine), 1)]
-    return Consensus(int(fine[among.sum(1).argmin()]), collapsed, distances, float(pairs.mean()) if len(pairs) else 0.0)
+    agreement = float(pairs.mean()) if len(pairs) else float("nan")
+    return Consensus(int(fine[among.sum(1).argmin()]), collapsed, distances, agreement)
 
 
 def read_out(

@@ -137,6 +137,8 @@ def test_endmembers_of_an_mlp_are_what_it_renders_of_pure_pixels():
     layers = Sequential((Dense(glorot(jax.random.key(1), COUNT, BANDS)), LeakyReLU(0.1)))
     decoder = MLPDecoder(layers, COUNT)
     assert_close(decoder.endmembers, decoder(jnp.eye(COUNT), decoder.gathered(), None)[0])
+    with pytest.raises(ValueError, match="no batch norm"):
+        MLPDecoder(Sequential((*layers.layers, BatchNorm.plain(BANDS))), COUNT)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.linalg import matmul
-from unmix_jax.networks.layers import Sequential, SumToOne
+from unmix_jax.networks.layers import BatchNorm, Sequential, SumToOne
 from unmix_jax.physics.mixing import Linear
 from unmix_jax.types import Solution
 
@@ -93,13 +93,17 @@ class PostNonlinear(Decoder):
 
 
 class MLPDecoder(Decoder):
-    """Layers from abundances to spectra; the endmembers are what it renders of pure pixels.
+    """Layers from abundances to spectra, none a batch norm; the endmembers are what it renders of pure pixels.
 
     Reference: Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154 (nonlinear decoder).
     """
 
     layers: Sequential
     count: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if any(isinstance(layer, BatchNorm) for layer in self.layers.layers):
+            raise ValueError("pure pixels are no batch: an MLPDecoder has no batch norm")
 
     @property
     def endmembers(self) -> Float[Array, "endmember band"]:

@@ -169,7 +169,7 @@ class Objective(eqx.Module):
 
     Attributes:
         fidelity: of pixels and what the network renders.
-        penalties: pairs of a weight, which may be swept without compiling again, and a penalty.
+        penalties: pairs of a weight and a penalty; a weight that is a JAX array can be swept without compiling again.
     """
 
     fidelity: Callable[[Any, Any], Array]

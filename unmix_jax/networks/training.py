@@ -26,7 +26,8 @@ class Schedule(eqx.Module):
         batch: pixels of a step.
         sample: pixels drawn from the scene with replacement, once for each seed; None: all of them.
         optimiser: an optax transformation.
-        alternate: what each epoch of a cycle trains: "all", "encoder" or "decoder".
+        alternate: what each epoch of a cycle trains: "all", "encoder" or "decoder"; the optimiser sees a slope of zero
+            for the other part meanwhile.
     """
 
     epochs: int = eqx.field(static=True)
@@ -201,7 +202,7 @@ def _epochs(
 
     def epoch(carry: Any, number: Array) -> tuple[Any, Array]:
         key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
-        chosen = _order(key, number, len(data), size)[: steps * schedule.batch]
+        chosen = _order(key, number, len(data), schedule.sample)[: steps * schedule.batch]
         batches = data[chosen].reshape(steps, schedule.batch, data.shape[1])
         turn = jnp.asarray([["all", "encoder", "decoder"].index(part) for part in schedule.alternate])
         part = jnp.broadcast_to(turn[number % len(turn)], steps)
@@ -214,10 +215,11 @@ def _epochs(
     return jax.vmap(seed)(carry)
 
 
-def _order(key: Array, epoch: Array, count: int, size: int) -> Array:
+def _order(key: Array, epoch: Array, count: int, size: int | None) -> Array:
     """The pixels of an epoch: always the same sample of the scene, each time in another order."""
-    sample = jax.random.randint(jax.random.fold_in(key, 0), (size,), 0, count) if size != count else jnp.arange(count)
-    return sample[jax.random.permutation(jax.random.fold_in(key, epoch + 1), size)]
+    drawn = jax.random.randint(jax.random.fold_in(key, 0), (size or count,), 0, count)
+    sample = jnp.arange(count) if size is None else drawn
+    return sample[jax.random.permutation(jax.random.fold_in(key, epoch + 1), len(sample))]
 
 
 def _of_part(tree: Any, part: Array) -> Any:
@@ -231,8 +233,8 @@ def _settled(losses: np.ndarray, patience: int | None) -> bool:
     """Whether no seed got better for a while."""
     if patience is None or losses.shape[1] <= patience:
         return False
-    before = np.nanmin(losses[:, :-patience], 1)
-    return bool(np.all(~(np.nanmin(losses[:, -patience:], 1) < 0.999 * before)))
+    known = np.where(np.isnan(losses), np.inf, losses)
+    return not bool(np.any(known[:, -patience:].min(1) < 0.999 * known[:, :-patience].min(1)))
 
 
 def _keep(path: Path, done: int, losses: np.ndarray, carry: Any) -> None:
