@@ -1,9 +1,11 @@
 """The command, end to end: what it writes, what it says, how it fails."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 import warnings
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 
 from unmix_jax import cli
+from unmix_jax.blind import METHODS
+from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.results import read_results
 from unmix_jax.scenes.library import read_library
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.writers import write_library
+from unmix_jax.unmixing import LINEAR
 
 NAMES = ("Grès, fin", "forêt (été)", "shade")
 CENTERS = np.linspace(450.0, 900.0, 12)
@@ -245,6 +250,10 @@ def test_another_run_is_refused_before_anything_is_computed(scene, tmp_path, cap
         (("unmix", "SCENE", "--endmembers", "LIBRARY", "--baseline", "40"), "baseline degree 40"),
         (("unmix", "SCENE", "--count", "40"), "40"),
         (("unmix", "SCENE", "--endmembers", "LIBRARY", "--count", "3"), "--count is for endmembers"),
+        (("unmix", "SCENE", "--endmembers", "3", "--count", "3"), "both say how many"),
+        (("unmix", "SCENE", "--endmembers", "LIBRARY", "--method", "daeu"), "finds endmembers itself"),
+        (("unmix", "SCENE", "--method", "daeu", "--baseline", "2"), "--baseline goes with"),
+        (("unmix", "SCENE", "--count", "3", "--method", "recommended", "--gauge", "own"), "refined endmembers"),
         (("info", "indian_pine"), "there is indian_pines"),
         (("info", "indian_pines", "--key", "cube=Y"), "indian_pines is a dataset"),
         (("info", "LIBRARY", "--key", "spectra=Y"), "keys are for"),
@@ -277,6 +286,35 @@ def test_a_wrong_shade_is_found_before_the_run(scene, tmp_path):
         tmp_path / "out",
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("method", "gauge"), [("simple", "own"), ("recommended", "projective"), ("nmf", "fcls")])
+def test_unmix_blind(scene, tmp_path, capsys, method, gauge, monkeypatch):
+    for name, recipe in list(RECIPES.items()):
+        short = dataclasses.replace(recipe.schedule, epochs=2, sample=64)
+        monkeypatch.setitem(RECIPES, name, recipe._replace(schedule=short))
+    path, _ = scene
+    words = ("--endmembers", 3, "--method", method, "--gauge", gauge, "--seeds", 2, "--out", tmp_path / "out")
+    assert run("unmix", path, *words) == 0
+    results = read_results(tmp_path / "out")
+    assert len(results.endmembers) == 3
+    kept = np.asarray(results.solution.abundances).reshape(-1, 3)
+    assert np.isnan(kept).any(1).sum() == 1
+    np.testing.assert_allclose(np.nansum(kept, 1)[~np.isnan(kept).any(1)], 1, atol=1e-3)
+    assert results.record["runs"]["seeds"] == 2
+    assert results.record["runs"]["gauge"] == gauge
+    with np.load(tmp_path / "out" / "runs.npz") as runs:
+        assert runs["endmembers"].shape == (2, 3, 12)
+        assert ("losses" in runs) == (method != "nmf")
+        assert ("thresholds" in runs) == (method == "recommended")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "All endmembers of all runs" in page
+    assert ("can be from the optimum" in page) == (gauge != "own")
+    assert "runs, of which collapsed" in capsys.readouterr().out
+
+
+def test_the_command_knows_all_blind_methods():
+    assert set(get_args(cli.Method)) == {*LINEAR, *METHODS}
 
 
 @pytest.mark.parametrize(

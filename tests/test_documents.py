@@ -1,13 +1,16 @@
 """What README and quick start promise runs as it stands there."""
 
+import dataclasses
 import re
 from pathlib import Path
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import unmix_jax
+from unmix_jax.networks.zoo import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,3 +97,18 @@ def test_every_doi_of_the_package_is_in_the_list_of_references():
 def test_changelog_and_citation_name_the_version():
     assert f"version: {unmix_jax.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_blind_code_runs(monkeypatch):
+    """On every sixth pixel, with short training."""
+    for name, recipe in list(RECIPES.items()):
+        short = dataclasses.replace(recipe.schedule, epochs=2, sample=64)
+        monkeypatch.setitem(RECIPES, name, recipe._replace(schedule=short))
+    scene = unmix_jax.load("indian_pines")
+    monkeypatch.setattr(unmix_jax, "load", lambda name: eqx.tree_at(lambda s: s.cube, scene, scene.cube[::6, ::6]))
+    short, own = blocks("docs/blind.md", "python")
+    found = execute(short, "docs/blind.md")["found"]
+    assert found.solution.abundances.shape == (25, 25, 4)
+    names = execute(own, "docs/blind.md")
+    assert np.isfinite(np.asarray(names["trained"].endmembers)).all()
+    np.testing.assert_allclose(names["solution"].abundances.sum(1), 1, atol=1e-5)

@@ -226,3 +226,28 @@ def test_pyplot_stays_out_and_matplotlib_is_lazy():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_all_runs_of_blind_unmixing(count):
+    rng = np.random.default_rng(1)
+    spectra = rng.uniform(0.1, 0.9, (count, 6))
+    spectra[:, 2] = np.nan
+    runs = np.stack([spectra, 2 * spectra, 0 * spectra])
+    library = SpectralLibrary(spectra.astype(np.float32), None, names_of(count))
+    figure = plots.endmember_runs(runs, library, collapsed=np.asarray([False, False, True]), reference=spectra)
+    assert len(figure.axes) == count
+    drawn = [line for line in figure.axes[0].lines if len(line.get_ydata())]
+    assert len(drawn) == 4  # two runs, what was taken, the reference; a run of zeros has no peak to be divided by
+    for line in drawn:
+        assert np.nanmax(line.get_ydata()) == pytest.approx(1)
+        assert np.isnan(line.get_ydata()[2])
+    assert pixels_of(figure)
+
+
+def test_the_threshold_that_was_taken():
+    figure = plots.threshold_curve(np.asarray([0.5, 0.7, 0.9]), np.asarray([0.3, 0.1, 0.2]), 0.7)
+    curve, taken = figure.axes[0].lines
+    assert list(curve.get_ydata()) == [0.3, 0.1, 0.2]
+    assert set(taken.get_xdata()) == {0.7}
+    assert pixels_of(figure)

@@ -87,6 +87,10 @@ _HOME = {
     "save_dispersion": "scenes.dispersion_files",
     "fit_dispersion": "endmembers.dispersion_fit",
     "unmix": "driver",
+    "unmix_blind": "blind",
+    "read_out": "blind",
+    "refine": "blind",
+    "consensus": "blind",
     "score": "metrics",
     "write_results": "results",
 }

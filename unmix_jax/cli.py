@@ -37,6 +37,7 @@ Start with:
   unmix-jax info scene.hdr
   unmix-jax unmix scene.hdr --count 5
   unmix-jax unmix scene.hdr --endmembers library.sli --out results
+  unmix-jax unmix scene.hdr --endmembers 4 --method recommended
   unmix-jax fit minerals.csv --out minerals-fit
 
 A scene is a file (ENVI, .mat, .npz, .npy, GeoTIFF, EMIT NetCDF) or the name of a dataset, such as
@@ -52,6 +53,7 @@ EXAMPLES = {
     "  unmix-jax fit spectra.csv --quantity reflectance --unit cm-1 --axes 1",
     "unmix": "unmix-jax unmix scene.hdr --count 5\n"
     "  unmix-jax unmix scene.hdr --endmembers library.sli --out results\n"
+    "  unmix-jax unmix scene.hdr --endmembers 4 --method recommended\n"
     "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2",
     "score": "unmix-jax score unmix-results samson/alt",
 }
@@ -66,10 +68,15 @@ Window = Annotated[tuple[float, float] | None, tyro.conf.arg(name="range", metav
 Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 Most = Annotated[int | None, tyro.conf.arg(metavar="K")]
-Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY")]
+Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY|R")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Degree = Annotated[int | None, tyro.conf.arg(metavar="DEGREE")]
 Extract = Literal["vca", "nfindr"]
+Method = Literal[
+    "fcls", "nnls", "scls", "ucls",
+    "recommended", "simple", "simple_cosine", "daeu", "daeu_sad", "sidaeu", "endnet", "endnet_noisy", "ospaeu", "nae",
+    "archetypal", "nmf",
+]  # fmt: skip
 
 
 def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
@@ -207,7 +214,9 @@ def unmix(
     endmembers: Library = None,
     extract: Extract = "vca",
     count: Count = "auto",
-    method: Literal["fcls", "nnls", "scls", "ucls"] = "fcls",
+    method: Method = "fcls",
+    seeds: int = 25,
+    gauge: Literal["projective", "fcls", "own"] = "projective",
     out: Path = Path("unmix-results"),
     overwrite: bool = False,
     shade: Name = None,
@@ -221,10 +230,14 @@ def unmix(
 
     Args:
         scene: a file, or the name of a dataset
-        endmembers: library file or dataset, resampled to the scene's bands; if absent, they are extracted
+        endmembers: library file or dataset, resampled to the scene's bands; if absent, or a number, they are found
         extract: how to extract: vertex component analysis, or the simplex of largest volume
         count: number of endmembers to extract; auto takes the smallest of HySime, HFC and NWHFC
-        method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls)
+        method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls); or blind,
+            endmembers and abundances together: recommended, an autoencoder (simple to nae), archetypal, nmf
+        seeds: of blind methods: independent runs, of which the one nearest to all others is taken
+        gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective),
+            summing to one with endmembers as bright as found (fcls), as the method returns them (own)
         out: folder for the results, absent or empty
         overwrite: replace an earlier run in the folder
         shade: the endmember that is shade; a map without it, rescaled to the rest, is added
@@ -250,8 +263,8 @@ def unmix(
         for name, share in zip(record["endmembers"], shares, strict=True)
     ]
     print(f"{table(rows, ('endmember', 'mean abundance'))}\n")
-    fitted = ("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}")
-    print(table([fitted, *run_tiles(record)]))
+    facts = [("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}"), *run_tiles(record)]
+    print(table(facts))
     print(f"\nResults: {out}\nOpen in a browser: {report}")
 
 

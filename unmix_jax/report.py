@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import equinox as eqx
 import numpy as np
 
 from unmix_jax import plots
@@ -41,6 +42,17 @@ EXTRACTED_CAVEAT = (
     "These endmembers were taken from pixels of the scene itself. They are as pure as its purest pixels, "
     "their names are numbers rather than materials, and another seed or another count can choose others."
 )
+BLIND_CAVEAT = (
+    "Endmembers and abundances were found together, from the pixels alone. Their names are numbers rather than "
+    "materials. The runs differ in their random start only: where they agree, the result does not hang on it; "
+    "whether it is right, they do not say."
+)
+GAUGE_CAVEATS = {
+    "projective": "The brightness of an endmember cannot be told from the scene. Here each was divided by its greatest "
+    "value, and abundances by their sum: a shadow changes nothing, and a dark material counts as much as a bright one.",
+    "fcls": "Abundances sum to one with endmembers as bright as drawn: in a shadow there is more of what is dark.",
+    "own": "The brightness of an endmember cannot be told from the scene: abundances as returned fix it by chance.",
+}
 RADIANCE_CAVEAT = (
     "The values are radiance: illumination, slope and atmosphere are in every spectrum, so that a dark "
     "endmember also takes up shade, and its abundance is not the share of a material."
@@ -151,6 +163,7 @@ def write_run_report(
     scores: Mapping[str, float] | None = None,
     extracted: bool = False,
     baseline: Any = None,
+    blind: Any = None,
 ) -> Path:
     """Write the page of one unmixing run.
 
@@ -162,6 +175,7 @@ def write_run_report(
         scores: what `unmix_jax.metrics.score` returned, where there is a reference.
         extracted: whether the endmembers were taken from the scene itself.
         baseline: as in `unmix_jax.plots.fits`.
+        blind: the `unmix_jax.blind.Blind` that the results are from, if they are.
 
     Returns:
         The file that was written.
@@ -173,7 +187,7 @@ def write_run_report(
     lead = f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers" + (
         f" by {method}." if method else "."
     )
-    sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline)
+    sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline, blind=blind)
     title = f"Unmixing of {record['scene']['name']}"
     return write_report(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record))
 
@@ -190,10 +204,13 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     pixels, share = record["pixels"], _percent(record["converged_share"])
     tiles = [
         ("pixels unmixed", f"{pixels['valid']:,}"),
-        ("certified optimal", _text(share)),
+        ("converged" if record["gap"]["worst"] is None else "certified optimal", _text(share)),
         ("worst optimality gap", _text(record["gap"]["worst"])),
         (f"RMS residual ({record['scene']['unit']})", _text(record["residual_rms"])),
     ]
+    if runs := record.get("runs"):
+        tiles += [("runs, of which collapsed", f"{runs['seeds']}, {runs['collapsed']}"),
+                  ("mean angle between two runs (rad)", _text(runs["consistency_rad"]))]  # fmt: skip
     if "unmix" in record["timings_s"]:
         tiles.append(("to unmix, compilation included", f"{record['timings_s']['unmix']:.2f} s"))
     return tiles
@@ -206,6 +223,7 @@ def run_sections(
     scores: Mapping[str, float] | None = None,
     extracted: bool = False,
     baseline: Any = None,
+    blind: Any = None,
 ) -> list[Section]:
     """The cards of one run: abundances, endmembers, fit and certificate, scores, how to read it, the record.
 
@@ -215,6 +233,7 @@ def run_sections(
         scores: what `unmix_jax.metrics.score` returned, where there is a reference.
         extracted: whether the endmembers were taken from the scene itself.
         baseline: as in `unmix_jax.plots.fits`.
+        blind: the `unmix_jax.blind.Blind` that the results are from, if they are.
 
     Returns:
         The sections, in order.
@@ -237,16 +256,39 @@ def run_sections(
     return [
         abundances,
         Section("Endmembers", text=[EXTRACTED_CAVEAT] if extracted else (), pictures=[curves]),
-        _fit_section(results, scene, baseline),
+        *([] if blind is None else [_runs_section(library, blind)]),
+        _fit_section(results, scene, baseline, weights=None if blind is None else blind.solution.fitted),
         *scored,
         Section("How to read this", text=_caveats(scene, results.record)),
         Section("Record", tables=[_record_table(results.record)]),
     ]
 
 
-def _fit_section(results: Results, scene: Scene, baseline: Any) -> Section:
-    """Residual, certificate, and three fits."""
+def _runs_section(library: Any, blind: Any) -> Section:
+    """What the seeds found, and how the threshold was chosen."""
+    agreed, refined = blind.consensus, blind.refinement
+    drawn = plots.endmember_runs(blind.runs, library, collapsed=agreed.collapsed)
+    pictures = [Picture(drawn, "All endmembers of all runs, and those that were taken.")]
+    rows: list[list[Any]] = [
+        ["method", blind.method],
+        ["runs", len(blind.runs)],
+        ["collapsed, left out", int(agreed.collapsed.sum())],
+        ["mean angle between two runs (rad)", agreed.consistency if np.isfinite(agreed.consistency) else None],
+    ]
+    if refined is not None:
+        chart = plots.threshold_curve(refined.thresholds, refined.angles, refined.threshold)
+        pictures.append(
+            Picture(chart, "Refined by each threshold: the lowest within one per cent of the best is taken.")
+        )
+        rows.append(["share from which a pixel counted as pure", refined.threshold])
+    return Section("Runs", [BLIND_CAVEAT, GAUGE_CAVEATS[blind.gauge]], pictures, [Table(("", "value"), rows)])
+
+
+def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) -> Section:
+    """Residual, certificate, and three fits; by ``weights`` of the endmembers where these are not the abundances."""
     solution, record = results.solution, results.record
+    if weights is not None:
+        solution = eqx.tree_at(lambda s: s.abundances, solution, weights)
     pictures = []
     if record["pixels"]["valid"]:
         pictures = [
@@ -257,6 +299,8 @@ def _fit_section(results: Results, scene: Scene, baseline: Any) -> Section:
                 "Three pixels, chosen by the rank of their residual.",
             ),
         ]
+        if record["gap"]["worst"] is None:  # networks have no certificate
+            del pictures[1]
     rows: list[list[Any]] = [
         ["pixels unmixed", record["pixels"]["valid"]],
         ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
@@ -303,7 +347,7 @@ def _scores(scores: Mapping[str, float]) -> Section:
 
 def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
     """What the numbers mean and what they do not."""
-    text = [LINEAR_CAVEAT, CERTIFICATE_CAVEAT]
+    text = [LINEAR_CAVEAT, *([] if record["gap"]["worst"] is None else [CERTIFICATE_CAVEAT])]
     if scene.unit == "radiance":
         text.append(RADIANCE_CAVEAT)
     if record["not_unique"]:

@@ -41,6 +41,7 @@ OWN_FILES = (
     ARRAYS,
     "report.html",
     "scores.json",
+    "runs.npz",
     "endmembers.sli",
     "endmembers.hdr",
     *(f"{name}{ext}" for name in MAPS for ext in (".img", ".hdr")),
@@ -99,6 +100,7 @@ def write_results(
     timings: Mapping[str, float] | None = None,
     seed: int | None = None,
     shade: str | None = None,
+    more: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Results:
     """Write a solution to a folder: ENVI maps, an ENVI library, one ``.npz`` and the JSON record.
@@ -113,6 +115,7 @@ def write_results(
         seed: seed of the random key, where one was used.
         shade: name of an endmember that is shade (or blackbody); one more map holds the abundances of the
             others, divided by their sum.
+        more: further entries of the record, anything that JSON can hold.
         overwrite: whether an earlier run in the folder may be replaced.
 
     Returns:
@@ -156,6 +159,7 @@ def write_results(
         "seed": seed,
         "timings_s": dict(timings or {}),
         "environment": environment(),
+        **(more or {}),
     }
     record = write_json(folder / RECORD, record)
     return Results(solution, endmembers, record)

@@ -20,6 +20,8 @@ from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.solvers import least_squares
 from unmix_jax.terminal import progress_bar
 
+LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers; all others find them
+
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
 
@@ -40,8 +42,11 @@ def unmix_scene(
     Raises:
         ValueError: the folder holds another run; options that do not go together; what readers and solvers refuse.
     """
+    options = _counted(options)
     if options["endmembers"] is not None and options["count"] != "auto":
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
+    if options["method"] not in LINEAR:
+        _require_blind(options)
     folder = check_folder(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
@@ -52,6 +57,8 @@ def unmix_scene(
             counts = count_endmembers(scene)
             count = counts.smallest
             say(f"How many endmembers: {counts_in_words(counts)}; {count} are taken (--count)\n")
+        if options["method"] not in LINEAR:
+            return _unmix_blind(folder, scene, count, options, command, stages)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
         library = open_library(options["endmembers"])
@@ -66,14 +73,13 @@ def unmix_scene(
     with progress_bar("unmixing") as progress:
         solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
     stages["unmix"] = time.perf_counter()
-    ends = list(stages.values())
     results = write_results(
         folder,
         solution,
         scene,
         endmembers=library,
         config=options,
-        timings={stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)},
+        timings=_timings(stages),
         seed=options["seed"],
         shade=options["shade"],
         overwrite=options["overwrite"],
@@ -83,6 +89,75 @@ def unmix_scene(
         folder / "report.html", results, scene, command=command, extracted=extracted, baseline=baseline
     )
     return results, report
+
+
+def _counted(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``--endmembers 4`` says how many, where no file has that name."""
+    told = options["endmembers"]
+    if told is None or not told.isdigit() or Path(told).exists():
+        return options
+    if options["count"] != "auto":
+        raise ValueError(f"--endmembers {told} and --count {options['count']} both say how many: give one")
+    return {**options, "endmembers": None, "count": int(told)}
+
+
+def _require_blind(options: Mapping[str, Any]) -> None:
+    """Refuse what goes with given endmembers only."""
+    if options["endmembers"] is not None:
+        raise ValueError(
+            f"--method {options['method']} finds endmembers itself: give their number, --endmembers 4, or leave it out"
+        )
+    for name in ("shade", "baseline"):
+        if options[name] is not None:
+            raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
+
+
+def _unmix_blind(
+    folder: Path, scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float]
+) -> tuple[Results, Path]:
+    """Endmembers and abundances at once, over several seeds; all of the runs are kept."""
+    from unmix_jax.blind import unmix_blind  # whose optimisers take a while to load
+
+    unit = "runs" if options["method"] in ("archetypal", "nmf") else "epochs"
+    with progress_bar("unmixing", unit) as progress:
+        found = unmix_blind(
+            jax.random.key(options["seed"]), scene, count,
+            method=options["method"], seeds=options["seeds"], gauge=options["gauge"], progress=progress,
+        )  # fmt: skip
+    stages["unmix"] = time.perf_counter()
+    names = tuple(f"endmember {i + 1}" for i in range(count))
+    library = SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands)
+    agreed, refined = found.consensus, found.refinement
+    runs = {
+        "seeds": len(found.runs),
+        "chosen": agreed.chosen,
+        "collapsed": int(agreed.collapsed.sum()),
+        "consistency_rad": agreed.consistency if agreed.consistency == agreed.consistency else None,
+        "threshold": None if refined is None else refined.threshold,
+        "gauge": found.gauge,
+    }
+    results = write_results(
+        folder,
+        found.solution,
+        scene,
+        endmembers=library,
+        config=options,
+        timings=_timings(stages),
+        seed=options["seed"],
+        more={"runs": runs},
+        overwrite=options["overwrite"],
+    )
+    tried: dict[str, Any] = {} if refined is None else {"thresholds": refined.thresholds, "angles_rad": refined.angles}
+    losses: dict[str, Any] = {} if found.losses is None else {"losses": found.losses}
+    np.savez(folder / "runs.npz", endmembers=found.runs, collapsed=agreed.collapsed, **losses, **tried)
+    report = write_run_report(folder / "report.html", results, scene, command=command, blind=found)
+    return results, report
+
+
+def _timings(stages: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each stage, from the times at which they ended."""
+    ends = list(stages.values())
+    return {stage: end - begin for stage, begin, end in zip(list(stages)[1:], ends, ends[1:], strict=False)}
 
 
 def counts_in_words(counts: Counts) -> str:
