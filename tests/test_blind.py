@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
-from unmix_jax.blind import METHODS, consensus, read_out, refine, unmix_blind
+from unmix_jax.blind import consensus, read_out, refine, unmix_blind
 from unmix_jax.metrics import align, mean_sad
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.scenes.scene import Scene
@@ -102,7 +102,7 @@ def test_refined_endmembers_have_the_length_of_their_pixels():
     assert end.threshold == 0.9
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["recommended", "endnet", "archetypal", "nmf"])
 def test_every_method_and_what_it_never_trains_on(method, quick):
     cube = PIXELS.reshape(SIDE, SIDE, BANDS)
     mask, good = np.ones((SIDE, SIDE), bool), np.ones(BANDS, bool)
@@ -125,7 +125,7 @@ def test_every_method_and_what_it_never_trains_on(method, quick):
     assert (found.refinement is not None) == (method == "recommended")
 
 
-@pytest.mark.parametrize("method", ["simple", "endnet", "archetypal", "nmf"])
+@pytest.mark.parametrize("method", ["simple", "archetypal", "nmf"])
 def test_as_the_method_itself_returns_them(method, quick):
     found = unmix_blind(KEY, PIXELS, COUNT, method=method, seeds=2, gauge="own")
     shares = np.asarray(found.solution.abundances)

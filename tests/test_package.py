@@ -25,7 +25,7 @@ ORDER = (
     {"endmembers"},
     {"networks"},
     {"driver", "sharding", "results"},
-    {"blind"},
+    {"blind", "page"},
     {"plots", "report", "fitting"},
     {"cli", "unmixing", "terminal", "demo", "__main__"},
 )

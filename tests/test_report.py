@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from unmix_jax.report import Picture, Section, Table, write_report, write_run_report
+from unmix_jax.page import Picture, Section, Table, write_page
+from unmix_jax.report import write_run_report
 from unmix_jax.results import Results, read_results, write_results
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.types import Solution
@@ -143,7 +144,7 @@ def test_any_sections(tmp_path):
     figure = Figure(figsize=(2, 1))
     table = Table(("name", "value"), [["a", 1.5], ["b", None], [EVIL, 12345]], caption="A table")
     sections = [Section("One & only", ["text <i>"], [Picture(figure, "seen")], [table]), Section("Empty")]
-    page = Page(write_report(tmp_path / "x.html", sections, title=EVIL, tiles=[("pixels", "12")]))
+    page = Page(write_page(tmp_path / "x.html", sections, title=EVIL, tiles=[("pixels", "12")]))
     assert_self_contained(page)
     text = "".join(page.text)
     for wanted in ("One & only", "text <i>", "A table", "12,345", "–", "1.5", EVIL):

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from scipy.optimize import linear_sum_assignment
 
 from unmix_jax.driver import unmix
@@ -228,6 +228,7 @@ class Blind(eqx.Module):
         runs: endmembers of each seed, in the order of those above; NaN in bad bands.
         consensus: what the runs say of each other.
         losses: of each seed and epoch, where a network was trained.
+        stopped: the step at which each seed met what is not finite, or −1, where a network was trained.
         refinement: where endmembers were refined.
     """
 
@@ -238,6 +239,7 @@ class Blind(eqx.Module):
     runs: Float[np.ndarray, "seed endmember band"]
     consensus: Consensus
     losses: Float[np.ndarray, "seed epoch"] | None = None
+    stopped: Int[np.ndarray, " seed"] | None = None
     refinement: Refinement | None = None
 
 
@@ -298,7 +300,8 @@ def unmix_blind(
         keys, gathered.values, count, RECOMMENDED if method == "recommended" else method, checkpoint, progress
     )
     sets = np.asarray(trained.endmembers)
-    agreed = consensus(sets, np.asarray(trained.stopped) >= 0)
+    losses, stopped = np.asarray(trained.losses), np.asarray(trained.stopped)
+    agreed = consensus(sets, stopped >= 0)
     chosen, refinement = sets[agreed.chosen], None
     if method == "recommended":
         few = gathered.values
@@ -314,7 +317,7 @@ def unmix_blind(
     else:
         solution = read_out(pixels, endmembers, gauge)
     runs = np.asarray(back(np.stack([_aligned(run, chosen) for run in sets])))
-    return Blind(method, endmembers, solution, gauge, runs, agreed, np.asarray(trained.losses), refinement)
+    return Blind(method, endmembers, solution, gauge, runs, agreed, losses, stopped, refinement)
 
 
 def _trained(keys: Any, values: np.ndarray, count: int, recipe_name: str, checkpoint: Any, progress: Any) -> Trained:

@@ -19,7 +19,8 @@ from unmix_jax import plots
 from unmix_jax.driver import unmix
 from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.subspace import count_endmembers
-from unmix_jax.report import Picture, Section, Table, run_sections, run_tiles, write_report
+from unmix_jax.page import Picture, Section, Table, write_page
+from unmix_jax.report import run_sections, run_tiles
 from unmix_jax.results import Results, check_folder, write_results
 from unmix_jax.scenes.datasets import load
 from unmix_jax.scenes.library import match
@@ -165,7 +166,7 @@ def run_demo(
         *run_tiles(record)[1:4],
         ("all of it", f"{seconds:.0f} s"),
     ]
-    report = write_report(
+    report = write_page(
         folder / "report.html",
         shown,
         title="unmix_jax: a demonstration on real data",

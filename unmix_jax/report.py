@@ -1,31 +1,20 @@
-"""One self-contained HTML page per run: no script, no outside resource, fit for a phone and for the dark."""
+"""What the page of one unmixing run says."""
 
-import base64
-import io
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 
 from unmix_jax import plots
+from unmix_jax.page import Picture, Section, Table, as_text, per_cent, write_page
 from unmix_jax.results import Results, masked_pixels
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.scenes.writers import library_names
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["run_sections", "run_tiles", "write_run_report"]
 
-__all__ = ["Picture", "Section", "Table", "run_sections", "run_tiles", "write_report", "write_run_report"]
-
-DPI = 130
-DASH = "–"
-NUMBER = re.compile(rf"{DASH}|-?[<> ]*[\d,.]+(e[+-]\d+)?( %)?")
-CSS_PIXELS_PER_INCH = 96
 
 LINEAR_CAVEAT = (
     "An abundance is a weight in a linear mixture. It is the share of the area where the materials lie side "
@@ -57,101 +46,6 @@ RADIANCE_CAVEAT = (
     "The values are radiance: illumination, slope and atmosphere are in every spectrum, so that a dark "
     "endmember also takes up shade, and its abundance is not the share of a material."
 )
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure and what it shows."""
-
-    figure: "Figure"
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text and numbers; a column of numbers is set flush right.
-
-    Attributes:
-        columns: headings, or none.
-        rows: one value per column; floats are written with four significant digits, None as a dash, and what
-            is text already (such as ``12.5 %``) as it is.
-        caption: what the table shows.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    caption: str = ""
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """The rows as text."""
-        return [[_text(value) for value in row] for row in self.rows]
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Whether each column holds numbers only."""
-        columns = zip(*self.cells, strict=True)
-        return [all(map(NUMBER.fullmatch, column)) and set(column) != {DASH} for column in columns]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One card of the page: a heading, paragraphs, pictures side by side, tables."""
-
-    title: str
-    text: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = field(default=())
-
-
-def write_report(
-    path: str | Path,
-    sections: Sequence[Section],
-    *,
-    title: str,
-    lead: str = "",
-    command: str = "",
-    tiles: Sequence[tuple[str, str]] = (),
-) -> Path:
-    """Write one self-contained HTML page; every text is escaped, every picture is embedded.
-
-    Args:
-        path: file to write.
-        sections: what the page holds, in order.
-        title: heading of the page.
-        lead: one sentence under it.
-        command: the command that made it.
-        tiles: (label, value) pairs shown large at the top.
-
-    Returns:
-        The file that was written.
-    """
-    import jinja2
-
-    from unmix_jax import __version__
-
-    template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    cards = [
-        {
-            "title": section.title,
-            "text": section.text,
-            "pictures": [_embed(picture) for picture in section.pictures],
-            "tables": section.tables,
-        }
-        for section in sections
-    ]
-    page = environment.from_string(template).render(
-        title=title,
-        lead=lead,
-        command=command,
-        tiles=tiles,
-        sections=cards,
-        footer=f"Written by unmix_jax {__version__} on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
-    )
-    path = Path(path)
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def write_run_report(
@@ -189,7 +83,7 @@ def write_run_report(
     )
     sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline, blind=blind)
     title = f"Unmixing of {record['scene']['name']}"
-    return write_report(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record))
+    return write_page(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record))
 
 
 def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -201,16 +95,16 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     Returns:
         (label, value) pairs of text.
     """
-    pixels, share = record["pixels"], _percent(record["converged_share"])
+    pixels, share = record["pixels"], per_cent(record["converged_share"])
     tiles = [
         ("pixels unmixed", f"{pixels['valid']:,}"),
-        ("converged" if record["gap"]["worst"] is None else "certified optimal", _text(share)),
-        ("worst optimality gap", _text(record["gap"]["worst"])),
-        (f"RMS residual ({record['scene']['unit']})", _text(record["residual_rms"])),
+        ("converged" if record["gap"]["worst"] is None else "certified optimal", as_text(share)),
+        ("worst optimality gap", as_text(record["gap"]["worst"])),
+        (f"RMS residual ({record['scene']['unit']})", as_text(record["residual_rms"])),
     ]
     if runs := record.get("runs"):
         tiles += [("runs, of which collapsed", f"{runs['seeds']}, {runs['collapsed']}"),
-                  ("mean angle between two runs (rad)", _text(runs["consistency_rad"]))]  # fmt: skip
+                  ("mean angle between two runs (rad)", as_text(runs["consistency_rad"]))]  # fmt: skip
     if "unmix" in record["timings_s"]:
         tiles.append(("to unmix, compilation included", f"{record['timings_s']['unmix']:.2f} s"))
     return tiles
@@ -273,6 +167,10 @@ def _runs_section(library: Any, blind: Any) -> Section:
         ["method", blind.method],
         ["runs", len(blind.runs)],
         ["collapsed, left out", int(agreed.collapsed.sum())],
+        [
+            "of these stopped where the loss was not finite",
+            0 if blind.stopped is None else int(np.sum(blind.stopped >= 0)),
+        ],
         ["mean angle between two runs (rad)", agreed.consistency if np.isfinite(agreed.consistency) else None],
     ]
     if refined is not None:
@@ -304,7 +202,7 @@ def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) ->
     rows: list[list[Any]] = [
         ["pixels unmixed", record["pixels"]["valid"]],
         ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
-        ["certified optimal", _percent(record["converged_share"])],
+        ["certified optimal", per_cent(record["converged_share"])],
         ["worst gap", record["gap"]["worst"]],
         ["median gap", record["gap"]["median"]],
         [f"RMS residual of all pixels ({scene.unit})", record["residual_rms"]],
@@ -319,7 +217,7 @@ def _abundance_table(results: Results) -> Table:
     """Mean, spread and extent of every endmember over the unmixed pixels."""
     values = np.asarray(results.solution.abundances, dtype=np.float64)[~masked_pixels(results.solution)]
     rows = [
-        [name, *(f"{v:.3f}" for v in (a.mean(), a.std(), a.max())), _percent((a > 0.5).mean())]
+        [name, *(f"{v:.3f}" for v in (a.mean(), a.std(), a.max())), per_cent((a > 0.5).mean())]
         if a.size
         else [name, *(None,) * 4]
         for name, a in zip(library_names(results.endmembers), values.T, strict=True)
@@ -366,35 +264,6 @@ def _record_table(record: Mapping[str, Any]) -> Table:
     return Table((), rows)
 
 
-def _embed(picture: Picture) -> dict[str, Any]:
-    """A picture as base64 PNG with its size in CSS pixels."""
-    stream = io.BytesIO()
-    picture.figure.savefig(stream, format="png", dpi=DPI)
-    width, height = picture.figure.get_size_inches() * CSS_PIXELS_PER_INCH
-    png = base64.b64encode(stream.getvalue()).decode("ascii")
-    return {"png": png, "width": round(width), "height": round(height), "caption": picture.caption}
-
-
 def _plain(value: Any) -> str:
     """A value of the record as text."""
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else _text(value)
-
-
-def _percent(share: float | None) -> str | None:
-    """A share in per cent that shows neither all nor nothing where that is not so."""
-    if share is None or share in (0, 1):
-        return share if share is None else f"{100 * share:.0f} %"
-    return "< 0.1 %" if share < 5e-4 else "> 99.9 %" if share > 0.9995 else f"{100 * share:.1f} %"
-
-
-def _text(value: Any) -> str:
-    """A cell: four significant digits, thousands separated, a dash for nothing."""
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else as_text(value)
