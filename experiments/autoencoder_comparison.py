@@ -59,7 +59,7 @@ import optax
 from autoencoder_ablation import abundances as projective
 from common import Partial, main, one_core
 
-from unmix_jax.blind import consensus, read_out, refine, unmix_blind
+from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.endmembers.archetypal import archetypal
 from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.nmf import nmf
@@ -68,6 +68,7 @@ from unmix_jax.networks import training
 from unmix_jax.networks.layers import constrained
 from unmix_jax.networks.training import Schedule, train
 from unmix_jax.networks.zoo import RECIPES, Recipe
+from unmix_jax.readout import read_out, refine
 from unmix_jax.scenes.datasets import load
 from unmix_jax.scenes.synthetic import abundance_field, synthesize
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
-from unmix_jax.blind import consensus, read_out, refine, unmix_blind
+from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.metrics import align, mean_sad
 from unmix_jax.networks.zoo import RECIPES
+from unmix_jax.readout import read_out, refine
 from unmix_jax.scenes.scene import Scene
 
 COUNT, BANDS, SIDE = 3, 16, 20
@@ -82,6 +83,42 @@ def test_bands_without_endmembers_do_not_count(gauge):
     assert_close(found.abundances, read_out(PIXELS[:, kept], ENDMEMBERS[:, kept], gauge).abundances)
 
 
+@pytest.mark.parametrize("gauge", ["fcls", "projective"])
+def test_bad_bands_of_a_scene_do_not_count_whatever_the_endmembers_know(gauge):
+    cube = PIXELS.reshape(SIDE, SIDE, BANDS).copy()
+    cube[..., 5] = 77.0
+    good = np.arange(BANDS) != 5
+    expected = read_out(PIXELS[:, good], ENDMEMBERS[:, good], gauge).abundances.reshape(SIDE, SIDE, COUNT)
+    assert_close(read_out(Scene(cube, good_bands=good), ENDMEMBERS, gauge).abundances, expected)
+    holed = ENDMEMBERS.copy()
+    holed[:, 9] = np.nan
+    both = good & (np.arange(BANDS) != 9)
+    expected = read_out(PIXELS[:, both], ENDMEMBERS[:, both], gauge).abundances.reshape(SIDE, SIDE, COUNT)
+    assert_close(read_out(Scene(cube, good_bands=good), holed, gauge).abundances, expected)
+
+
+def test_a_pixel_without_a_positive_part_has_no_shares_and_says_so():
+    found = read_out(np.concatenate([PIXELS[:3], -PIXELS[3:5]]), ENDMEMBERS)
+    np.testing.assert_array_equal(found.converged, [True, True, True, False, False])
+    np.testing.assert_array_equal(np.isnan(found.abundances).any(1), ~found.converged)
+
+
+def test_alike_is_a_matter_of_scale():
+    wavy = 0.95 + 0.015 * np.sin(np.asarray([[3.0], [7.0], [12.0]]) * WAVE)  # emissivities
+    assert not consensus(np.stack([wavy, wavy[::-1]])).collapsed.any()
+    twins = wavy[[0, 0, 2]] + 1e-6 * np.sin(40 * WAVE)
+    assert consensus(np.stack([wavy, twins])).collapsed.tolist() == [False, True]
+
+
+def test_small_scenes_are_refined_without_making_two_endmembers_one():
+    pixels = np.repeat(ENDMEMBERS, 10, 0) * (1 + 0.01 * RNG.standard_normal((30, 1)))
+    assert error(refine(pixels, ENDMEMBERS).endmembers) < 0.01
+    end = refine(PIXELS[:18], ENDMEMBERS)
+    assert not consensus(end.endmembers[None]).collapsed.any()
+    more = refine(PIXELS, np.concatenate([ENDMEMBERS, ENDMEMBERS[:1] * 0.5 + ENDMEMBERS[1:2] * 0.5]), (0.5, 0.9))
+    assert np.isinf(more.angles).all() or not consensus(more.endmembers[None]).collapsed.any()
+
+
 def test_refinement_finds_the_same_endmembers_from_every_start():
     mixed = np.asarray([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.2, 0.1, 0.7]])
     ends = [refine(PIXELS, way @ ENDMEMBERS) for way in (mixed, mixed[::-1], np.eye(COUNT))]
@@ -143,6 +180,41 @@ def test_the_recommended_method_beats_its_own_runs(monkeypatch):
     found = unmix_blind(KEY, PIXELS, COUNT, seeds=3)
     assert error(found.endmembers) < 0.02
     assert error(found.endmembers) < 0.5 * np.median([error(run) for run in found.runs])
+
+
+def test_integers_and_double_precision(quick):
+    counts = np.round(1e4 * PIXELS).astype(np.int16)
+    found = [
+        unmix_blind(KEY, pixels, COUNT, method="simple", seeds=1) for pixels in (counts, counts.astype(np.float64))
+    ]
+    assert np.isfinite(found[0].endmembers).all()
+    assert_close(found[0].endmembers, np.float32(found[1].endmembers), scale=1e4)
+    assert np.isnan(found[0].consensus.consistency)
+
+
+def test_endmembers_of_networks_are_as_bright_as_pure_pixels(quick):
+    found = unmix_blind(KEY, 50 * PIXELS, COUNT, method="endnet", seeds=1, gauge="fcls")
+    own = found.endmembers[align(found.endmembers, ENDMEMBERS)]
+    np.testing.assert_allclose(np.linalg.norm(own, axis=1), 50 * np.linalg.norm(ENDMEMBERS, axis=1), rtol=0.15)
+
+
+def test_a_glaring_pixel_is_told(quick):
+    glaring = PIXELS.copy()
+    glaring[7] *= 1000
+    with pytest.warns(UserWarning, match="brightest pixel"):
+        unmix_blind(KEY, glaring, COUNT, method="simple", seeds=1)
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, quick):
+    done, options = [], {"seeds": 2, "checkpoint": tmp_path / "run.npz"}
+    whole = unmix_blind(KEY, PIXELS, COUNT, method="simple", **options)
+    again = unmix_blind(KEY, PIXELS, COUNT, method="simple", progress=lambda *at: done.append(at), **options)
+    assert not done  # nothing was left to do
+    assert_close(again.endmembers, whole.endmembers)
+    with pytest.raises(ValueError, match="holds another run"):
+        unmix_blind(KEY, 2 * PIXELS + 0.1, COUNT, method="simple", **options)
+    with pytest.raises(ValueError, match="holds another run"):
+        unmix_blind(KEY, PIXELS, COUNT, method="simple_cosine", **options)
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,8 @@ def test_another_run_is_refused_before_anything_is_computed(scene, tmp_path, cap
         (("unmix", "SCENE", "--endmembers", "3", "--count", "3"), "both say how many"),
         (("unmix", "SCENE", "--endmembers", "LIBRARY", "--method", "daeu"), "finds endmembers itself"),
         (("unmix", "SCENE", "--method", "daeu", "--baseline", "2"), "--baseline goes with"),
+        (("unmix", "SCENE", "--count", "3", "--seeds", "4"), "--seeds goes with"),
+        (("unmix", "SCENE", "--count", "3", "--gauge", "fcls"), "--gauge goes with"),
         (("unmix", "SCENE", "--count", "3", "--method", "recommended", "--gauge", "own"), "refined endmembers"),
         (("info", "indian_pine"), "there is indian_pines"),
         (("info", "indian_pines", "--key", "cube=Y"), "indian_pines is a dataset"),

@@ -25,6 +25,7 @@ ORDER = (
     {"endmembers"},
     {"networks"},
     {"driver", "sharding", "results"},
+    {"readout"},
     {"blind", "page"},
     {"plots", "report", "fitting"},
     {"cli", "unmixing", "terminal", "demo", "__main__"},

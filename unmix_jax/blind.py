@@ -1,11 +1,8 @@
-"""Endmembers and abundances from the pixels alone: several seeds, a choice without truth, a read-out with its gauge.
-
-Losses that do not see the length of a spectrum, such as the spectral angle, leave abundances undetermined: endmember i
-may be scaled by any c_i and its abundances by 1/c_i. What fixes the scales is the gauge, a part of every result.
-"""
+"""Endmembers and abundances from the pixels alone: several seeds, a choice without truth, a read-out with its gauge."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +21,17 @@ from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, sad
 from unmix_jax.networks.training import Trained, train
 from unmix_jax.networks.zoo import RECIPES
-from unmix_jax.solvers.least_squares import fcls, nnls, prepare
+from unmix_jax.readout import Refinement, as_bright, has_twins, read_out, refine
 from unmix_jax.types import Solution
 
-__all__ = ["METHODS", "Blind", "Consensus", "Refinement", "consensus", "read_out", "refine", "unmix_blind"]
+__all__ = ["METHODS", "Blind", "Consensus", "consensus", "unmix_blind"]
 
 Gauge = Literal["own", "fcls", "projective"]
 RECOMMENDED = "daeu_sad"  # whose runs the recommended method refines
 METHODS = ("recommended", *RECIPES, "archetypal", "nmf")
-ALIKE = 0.02  # radians: two endmembers of one run that are nearer are one
-THRESHOLDS = tuple(round(0.5 + 0.025 * i, 3) for i in range(20))  # shares from which a pixel may count as pure
-WITHIN = 1.01  # the lowest threshold counts whose fit is within this factor of the best
-SWEEPS = 20  # of the refinement
-FEWEST = 20  # pixels that an endmember is the median of
+SEEDS = {"archetypal": 5, "nmf": 5}  # 25 for all others
 MOST = 20_000  # pixels that the refinement looks at
+OUTLIER = 10.0  # times as bright as 99.9 % of the pixels
 
 
 class Consensus(eqx.Module):
@@ -77,10 +71,7 @@ def consensus(sets: Float[Any, "seed endmember band"], stopped: Bool[Any, " seed
     collapsed: np.ndarray = ~np.all(np.isfinite(spectra), (1, 2)) | np.any(np.all(spectra == 0, 2), 1)
     if stopped is not None:
         collapsed |= np.asarray(stopped, bool)
-    count = spectra.shape[1]
-    if count > 1:
-        own = np.asarray(sad(spectra[:, :, None], spectra[:, None]))[:, *np.triu_indices(count, 1)]
-        collapsed |= ~(own.min(1) > ALIKE)
+    collapsed |= has_twins(np.where(collapsed[:, None, None], np.nan, spectra))
     fine = np.flatnonzero(~collapsed)
     if len(fine) == 0:
         raise ValueError(f"all {len(spectra)} runs have collapsed: fewer endmembers, more pixels, or another method")
@@ -92,129 +83,6 @@ def consensus(sets: Float[Any, "seed endmember band"], stopped: Bool[Any, " seed
     pairs = among[np.triu_indices(len(fine), 1)]
     agreement = float(pairs.mean()) if len(pairs) else float("nan")
     return Consensus(int(fine[among.sum(1).argmin()]), collapsed, distances, agreement)
-
-
-def read_out(
-    pixels: Any,
-    endmembers: Float[Any, "endmember band"],
-    gauge: Literal["fcls", "projective"] = "projective",
-    **options: Any,
-) -> Solution:
-    """Abundances by given endmembers in a declared gauge.
-
-    - "fcls": the endmembers' own scales; abundances sum to one, and a pixel in the shade is darker material;
-    - "projective": endmembers are divided by their greatest value, argmin_a ‖y − aE‖² with a ≥ 0, and a by its sum:
-      blind to the brightness of the pixel.
-
-    Args:
-        pixels: a `Scene`, or spectra [..., band].
-        endmembers: in the unit of the pixels; NaN in bands that do not count.
-        gauge: which.
-        options: of `unmix`.
-
-    Returns:
-        A `Solution`; ``fitted`` of "projective" is what multiplies the endmembers as given.
-
-    Raises:
-        ValueError: an unknown gauge, or an endmember without a positive value.
-    """
-    spectra = np.asarray(endmembers)
-    good = np.isfinite(spectra).all(0)
-    spectra = np.where(good, spectra, 0)
-    if not good.all():
-        options = {"good_bands": good, **options}
-    weights = None if good.all() else good
-    if gauge == "fcls":
-        return unmix(eqx.Partial(fcls, endmembers=prepare(spectra, weights=weights)), pixels, **options)
-    if gauge != "projective":
-        raise ValueError(f"gauge is 'fcls' or 'projective' for given endmembers, got {gauge!r}")
-    peaks = spectra.max(1)
-    if not (peaks > 0).all():
-        raise ValueError(
-            f"endmember {int(np.argmin(peaks > 0))} has no positive value, the gauge divides by the greatest"
-        )
-    found = unmix(eqx.Partial(nnls, endmembers=prepare(spectra / peaks[:, None], weights=weights)), pixels, **options)
-    total = found.abundances.sum(-1, keepdims=True)
-    shares = np.divide(found.abundances, total, out=np.full_like(found.abundances, np.nan), where=total > 0)
-    given = (found.abundances / peaks).astype(shares.dtype)
-    return eqx.tree_at(lambda s: (s.abundances, s.fitted), found, (shares, given), is_leaf=_absent)
-
-
-class Refinement(eqx.Module):
-    """Endmembers after near-pure refinement.
-
-    Attributes:
-        endmembers: in the unit of the pixels.
-        threshold: share from which a pixel counted as pure.
-        thresholds: those that were tried.
-        angles: mean spectral angle between the pixels and their best nonnegative fit after each, radians.
-    """
-
-    endmembers: Float[np.ndarray, "endmember band"]
-    threshold: float = eqx.field(static=True)
-    thresholds: Float[np.ndarray, " threshold"]
-    angles: Float[np.ndarray, " threshold"]
-
-
-def refine(
-    pixels: Float[Any, "pixel band"],
-    endmembers: Float[Any, "endmember band"],
-    thresholds: float | Sequence[float] = THRESHOLDS,
-    *,
-    sweeps: int = SWEEPS,
-) -> Refinement:
-    """Near-pure refinement: endmembers become medians of the pixels that are nearly theirs alone.
-
-    Repeated: s = projective abundances; E_i = median of the unit spectra with s_i above the threshold, or of the twenty
-    with the greatest s_i where fewer are. Of several thresholds the lowest is taken after which the pixels are within
-    one per cent as near to the cone of the endmembers, by their mean spectral angle, as after any: too low, and the
-    endmembers are mixtures; too high, and they are a few odd pixels; both fit worse. No reference is used.
-
-    Args:
-        pixels: spectra, any unit, finite and not zero.
-        endmembers: to begin at.
-        thresholds: shares from which a pixel counts as pure; one, or several to choose from.
-        sweeps: repetitions; it ends before where nothing changes.
-
-    Returns:
-        A `Refinement`; endmembers have the median length of the pixels that they are medians of.
-
-    Raises:
-        ValueError: a threshold that is not a share.
-    """
-    tried = np.sort(np.atleast_1d(np.asarray(thresholds, float)))
-    if not (len(tried) and ((tried > 0) & (tried < 1)).all()):
-        raise ValueError(f"thresholds are shares between 0 and 1, got {thresholds}")
-    spectra = np.asarray(pixels, np.float32)
-    lengths = np.linalg.norm(spectra, axis=1)
-    unit = spectra / lengths[:, None]
-    first = np.asarray(endmembers, np.float32)
-    ends = [_medians(unit, lengths, first, float(threshold), sweeps) for threshold in tried]
-    angles = np.asarray([angle for _, angle in ends])
-    taken = int(np.flatnonzero(angles <= WITHIN * angles.min())[0])
-    return Refinement(ends[taken][0], float(tried[taken]), tried, angles)
-
-
-def _medians(
-    unit: np.ndarray, lengths: np.ndarray, found: np.ndarray, threshold: float, sweeps: int
-) -> tuple[np.ndarray, float]:
-    """The fixed point of one threshold, and the mean angle of the fit by it."""
-    before: Any = None
-    for sweep in range(sweeps + 1):
-        fit = read_out(unit, found, "projective")
-        shares = np.nan_to_num(fit.abundances)
-        pure = shares > threshold
-        few = np.argpartition(-shares, min(FEWEST, len(shares)) - 1, 0)[:FEWEST]
-        for i in np.flatnonzero(pure.sum(0) < FEWEST):
-            pure[few[:, i], i] = True
-        if sweep == sweeps or (before is not None and (pure == before).all()):
-            break
-        before = pure
-        medians = np.stack([np.median(unit[mine], 0) for mine in pure.T])
-        bright = np.stack([np.median(lengths[mine]) for mine in pure.T])
-        found = medians / np.linalg.norm(medians, axis=1, keepdims=True) * bright[:, None]
-    angle = np.arcsin(np.clip(fit.residual * unit.shape[1] ** 0.5, 0, 1))
-    return found, float(np.mean(angle))
 
 
 class Blind(eqx.Module):
@@ -249,7 +117,7 @@ def unmix_blind(
     count: int,
     *,
     method: str = "recommended",
-    seeds: int = 25,
+    seeds: int | None = None,
     gauge: Gauge = "projective",
     checkpoint: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -257,14 +125,16 @@ def unmix_blind(
     """Endmembers and abundances from the pixels alone.
 
     A method runs once for each seed, and the run is taken that is nearest to all others (`consensus`). "recommended"
-    is the autoencoder DAEU trained on the true spectral angle, whose run is then refined (`refine`).
+    is the autoencoder DAEU trained on the true spectral angle, whose run is then refined (`refine`, on at most 20 000
+    pixels drawn at random). Angles do not tell how bright an endmember is: it is made as bright as the pixels that are
+    nearly pure (but in the gauge "own").
 
     Args:
         key: random key.
         pixels: a `Scene`, or spectra [..., band], any unit; masked and invalid pixels are never trained on.
         count: of endmembers.
         method: of `METHODS`: "recommended", a recipe of `networks.zoo`, "archetypal" or "nmf".
-        seeds: number of runs.
+        seeds: number of runs; None: 25, or 5 of "archetypal" and "nmf".
         gauge: of the abundances: "projective" and "fcls" as in `read_out`, "own" as the method itself returns them,
             which "recommended" cannot.
         checkpoint: file of a network's training, to go on from after an interruption.
@@ -289,10 +159,12 @@ def unmix_blind(
             else "'own', 'fcls' or 'projective'"
         )
         raise ValueError(f"gauge is {asked}, got {gauge!r}")
+    seeds = SEEDS.get(method, 25) if seeds is None else seeds
     if count < 2 or seeds < 1:
         raise ValueError(f"blind unmixing needs at least 2 endmembers and 1 seed, got {count} and {seeds}")
     gathered = gather(pixels, count)
     vca(key, pixels, count)  # refuses more endmembers than the data have dimensions
+    _warn_of_outliers(gathered.values)
     keys = jax.random.split(key, seeds)
     if method in ("archetypal", "nmf"):
         return _factorised(keys, pixels, count, method, gauge, gathered, progress)
@@ -303,19 +175,22 @@ def unmix_blind(
     losses, stopped = np.asarray(trained.losses), np.asarray(trained.stopped)
     agreed = consensus(sets, stopped >= 0)
     chosen, refinement = sets[agreed.chosen], None
+    few = gathered.values
+    if len(few) > MOST:
+        few = few[np.asarray(jax.random.choice(jax.random.fold_in(key, 1), len(few), (MOST,), replace=False))]
     if method == "recommended":
-        few = gathered.values
-        if len(few) > MOST:
-            few = few[np.asarray(jax.random.choice(key, len(few), (MOST,), replace=False))]
         refinement = refine(few, chosen)
         chosen = refinement.endmembers
+    elif gauge != "own":
+        chosen = as_bright(few, chosen)
     back = gathered.data.on_all_bands
     endmembers = np.asarray(back(chosen))
     if gauge == "own":
         good = jnp.asarray(gathered.data.good)
-        solution = unmix(eqx.tree_at(lambda u: u.good, trained.unmixer(agreed.chosen), good, is_leaf=_absent), pixels)
+        unmixer = eqx.tree_at(lambda u: u.good, trained.unmixer(agreed.chosen), good, is_leaf=_absent)
+        solution = unmix(unmixer, pixels, mask=gathered.mask)
     else:
-        solution = read_out(pixels, endmembers, gauge)
+        solution = read_out(pixels, endmembers, gauge, mask=gathered.mask)
     runs = np.asarray(back(np.stack([_aligned(run, chosen) for run in sets])))
     return Blind(method, endmembers, solution, gauge, runs, agreed, losses, stopped, refinement)
 
@@ -353,7 +228,7 @@ def _factorised(
     agreed = consensus(sets)
     chosen = found[agreed.chosen]
     endmembers = np.asarray(chosen.endmembers)
-    solution = _own(chosen, gathered) if gauge == "own" else read_out(pixels, endmembers, gauge)
+    solution = _own(chosen, gathered) if gauge == "own" else read_out(pixels, endmembers, gauge, mask=gathered.mask)
     runs = np.asarray(gathered.data.on_all_bands(np.stack([_aligned(run, sets[agreed.chosen]) for run in sets])))
     return Blind(method, endmembers, solution, gauge, runs, agreed)
 
@@ -369,6 +244,18 @@ def _own(found: Factorisation, gathered: Gathered) -> Solution:
     steps = np.full(lead, int(found.steps), np.int32)
     fine = np.isfinite(residual) & bool(found.converged)
     return Solution(abundances, residual, np.full_like(residual, np.nan), steps, fine)
+
+
+def _warn_of_outliers(values: np.ndarray) -> None:
+    """One pixel that glares is what all others are divided by."""
+    bright = values.max(1)
+    usual = float(np.quantile(bright, 0.999, method="lower"))
+    if bright.max() > OUTLIER * usual > 0:
+        warnings.warn(
+            f"the brightest pixel has {bright.max():.4g}, of the others 99.9 % have at most {usual:.4g}: mask it, "
+            f"or networks see little of the rest",
+            stacklevel=3,
+        )
 
 
 def _aligned(run: np.ndarray, to: np.ndarray) -> np.ndarray:

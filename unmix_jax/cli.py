@@ -215,8 +215,8 @@ def unmix(
     extract: Extract = "vca",
     count: Count = "auto",
     method: Method = "fcls",
-    seeds: int = 25,
-    gauge: Literal["projective", "fcls", "own"] = "projective",
+    seeds: int | None = None,
+    gauge: Literal["projective", "fcls", "own"] | None = None,
     out: Path = Path("unmix-results"),
     overwrite: bool = False,
     shade: Name = None,
@@ -235,9 +235,10 @@ def unmix(
         count: number of endmembers to extract; auto takes the smallest of HySime, HFC and NWHFC
         method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls); or blind,
             endmembers and abundances together: recommended, an autoencoder (simple to nae), archetypal, nmf
-        seeds: of blind methods: independent runs, of which the one nearest to all others is taken
-        gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective),
-            summing to one with endmembers as bright as found (fcls), as the method returns them (own)
+        seeds: of blind methods: independent runs, of which the one nearest to all others is taken; 25 (archetypal and
+            nmf: 5) by default
+        gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective, the
+            default), summing to one with endmembers as bright as found (fcls), as the method returns them (own)
         out: folder for the results, absent or empty
         overwrite: replace an earlier run in the folder
         shade: the endmember that is shade; a map without it, rescaled to the rest, is added

@@ -33,14 +33,16 @@ EXTRACTED_CAVEAT = (
 )
 BLIND_CAVEAT = (
     "Endmembers and abundances were found together, from the pixels alone. Their names are numbers rather than "
-    "materials. The runs differ in their random start only: where they agree, the result does not hang on it; "
-    "whether it is right, they do not say."
+    "materials. The runs differ in what they draw at random (start, sample, order): where they agree, the result does "
+    "not hang on it; whether it is right, they do not say."
 )
 GAUGE_CAVEATS = {
-    "projective": "The brightness of an endmember cannot be told from the scene. Here each was divided by its greatest "
-    "value, and abundances by their sum: a shadow changes nothing, and a dark material counts as much as a bright one.",
+    "projective": "The brightness of an endmember cannot be told from the scene. For the abundances each was divided "
+    "by its greatest value, and they by their sum: a shadow changes nothing, and a dark material counts as much as a "
+    "bright one. So abundances times endmembers are not the fit; fitted in results.npz holds the weights that are.",
     "fcls": "Abundances sum to one with endmembers as bright as drawn: in a shadow there is more of what is dark.",
-    "own": "The brightness of an endmember cannot be told from the scene: abundances as returned fix it by chance.",
+    "own": "The brightness of an endmember cannot be told from the scene: abundances as returned fix it by chance, and "
+    "the residual of a method that minimises angles says nothing.",
 }
 RADIANCE_CAVEAT = (
     "The values are radiance: illumination, slope and atmosphere are in every spectrum, so that a dark "
@@ -202,7 +204,7 @@ def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) ->
     rows: list[list[Any]] = [
         ["pixels unmixed", record["pixels"]["valid"]],
         ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
-        ["certified optimal", per_cent(record["converged_share"])],
+        ["converged" if record["gap"]["worst"] is None else "certified optimal", per_cent(record["converged_share"])],
         ["worst gap", record["gap"]["worst"]],
         ["median gap", record["gap"]["median"]],
         [f"RMS residual of all pixels ({scene.unit})", record["residual_rms"]],

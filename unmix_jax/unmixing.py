@@ -47,6 +47,9 @@ def unmix_scene(
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
         _require_blind(options)
+    for name in ("seeds", "gauge"):
+        if options["method"] in LINEAR and options[name] is not None:
+            raise ValueError(f"--{name} goes with methods that find endmembers, not with --method {options['method']}")
     folder = check_folder(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
@@ -107,8 +110,8 @@ def _require_blind(options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--method {options['method']} finds endmembers itself: give their number, --endmembers 4, or leave it out"
         )
-    for name in ("shade", "baseline"):
-        if options[name] is not None:
+    for name in ("shade", "baseline", "x64"):
+        if options[name] not in (None, False):
             raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
 
 
@@ -122,7 +125,7 @@ def _unmix_blind(
     with progress_bar("unmixing", unit) as progress:
         found = unmix_blind(
             jax.random.key(options["seed"]), scene, count,
-            method=options["method"], seeds=options["seeds"], gauge=options["gauge"], progress=progress,
+            method=options["method"], seeds=options["seeds"], gauge=options["gauge"] or "projective", progress=progress,
         )  # fmt: skip
     stages["unmix"] = time.perf_counter()
     names = tuple(f"endmember {i + 1}" for i in range(count))
@@ -133,7 +136,7 @@ def _unmix_blind(
         "chosen": agreed.chosen,
         "collapsed": int(agreed.collapsed.sum()),
         "consistency_rad": agreed.consistency if agreed.consistency == agreed.consistency else None,
-        "threshold": None if refined is None else refined.threshold,
+        "threshold": refined.threshold if refined is not None and np.isfinite(refined.threshold) else None,
         "gauge": found.gauge,
     }
     results = write_results(
@@ -148,8 +151,9 @@ def _unmix_blind(
         overwrite=options["overwrite"],
     )
     tried: dict[str, Any] = {} if refined is None else {"thresholds": refined.thresholds, "angles_rad": refined.angles}
-    losses: dict[str, Any] = {} if found.losses is None else {"losses": found.losses}
-    np.savez(folder / "runs.npz", endmembers=found.runs, collapsed=agreed.collapsed, **losses, **tried)
+    trained: dict[str, Any] = {} if found.losses is None else {"losses": found.losses, "stopped": found.stopped}
+    told: dict[str, Any] = {"collapsed": agreed.collapsed, "distances_rad": agreed.distances, "chosen": agreed.chosen}
+    np.savez(folder / "runs.npz", endmembers=found.runs, **told, **trained, **tried)
     report = write_run_report(folder / "report.html", results, scene, command=command, blind=found)
     return results, report
 

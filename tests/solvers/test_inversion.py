@@ -260,6 +260,16 @@ def pure_pixel_tells_nothing_of_interactions():
 
 
 @in_float64
+def test_pixels_far_darker_than_the_model_can_be_come_to_an_end():
+    """The misfit is many times the pixel, and so is its rounding; a descent that takes no note of it never ends."""
+    bright, limits = 5 * ENDMEMBERS, (PPNM(jnp.asarray(-0.3)), PPNM(jnp.asarray(0.3)))
+    dark = 0.05 * ABUNDANCES @ ENDMEMBERS + 0.002 * np.random.default_rng(5).standard_normal((24, BANDS))
+    found = solve(prepare_inversion(bright, PPNM(jnp.zeros(())), limits=limits), dark)
+    assert found.converged.all()
+    assert found.steps.max() < 80
+
+
+@in_float64
 def test_numbers_are_known_and_pixels_may_have_endmembers_of_their_own():
     scales = np.linspace(0.8, 1.1, 6)[:, None, None]
     own, shares = scales * ENDMEMBERS, ABUNDANCES[4:10]

@@ -39,6 +39,13 @@ class Gathered(NamedTuple):
     values: Float[np.ndarray, "pixel good_band"]
     where: Int[np.ndarray, " pixel"]
 
+    @property
+    def mask(self) -> Bool[np.ndarray, "*pixel"]:
+        """True where a pixel is among them."""
+        mask = np.zeros(math.prod(self.data.shape), bool)
+        mask[self.where] = True
+        return mask.reshape(self.data.shape)
+
     def back(self, found: Factorisation) -> Factorisation:
         """The same result on all pixels and bands, NaN where they are invalid."""
         abundances = np.asarray(found.abundances)

@@ -268,7 +268,7 @@ class TopK(SumToOne):
     count: int = eqx.field(static=True)
 
     def __call__(self, z: Any) -> Array:
-        """Of equal ones at the border, the first."""
+        """Of equal ones at the border, the first; where none is positive, equal shares of the first ``count``."""
         z = jnp.maximum(z, 0)
         count = min(self.count, z.shape[-1])
         kept = jnp.sum(jax.nn.one_hot(jax.lax.top_k(z, count)[1], z.shape[-1], dtype=z.dtype), -2)

@@ -1,5 +1,6 @@
 """One training loop: a whole run is compiled, seeds run side by side, and the same key gives the same result."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def train(
         starts: endmembers that each seed begins at, in the unit of the pixels; None: ``start`` is None.
         patience: end when for so many epochs no seed's loss has fallen by a thousandth; None: run all epochs.
         every: epochs between two looks at progress, patience and checkpoint; the result does not depend on it.
-        checkpoint: file to keep the state of the run in; where it exists, the run goes on from it.
+        checkpoint: file to keep the state of the run in; where it exists, the run goes on from it. Pixels, keys,
+            starts, objective and the numbers of the schedule must be the same; the optimiser is not compared.
         progress: called as ``progress(epochs_done, epochs)``.
 
     Returns:
@@ -122,15 +124,16 @@ def train(
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
+    mark = "" if path is None else _mark(data, scale, keys, starts, objective, schedule, static)
     if path is not None and path.exists():
-        done, losses, carry = _resume(path, losses, carry)
+        done, losses, carry = _resume(path, mark, losses, carry)
     while done < schedule.epochs and not _settled(losses[:, :done], patience):
         count = min(every, schedule.epochs - done)
         carry, part = _epochs(static, objective, schedule, data, carry, jnp.asarray(done), count)
         losses[:, done : done + count] = np.asarray(part)
         done += count
         if path is not None:
-            _keep(path, done, losses, carry)
+            _keep(path, mark, done, losses, carry)
         if progress is not None:
             progress(done, schedule.epochs)
     arrays, _, states, _, stopped, _ = carry
@@ -150,7 +153,8 @@ def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
     scale = float(values.max())
     if scale <= 0:
         raise ValueError(f"pixels must have positive values, the greatest is {scale}")
-    return jnp.asarray(values / scale, jnp.result_type(float) if values.dtype.kind != "f" else values.dtype), scale
+    kind = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
+    return jnp.asarray((values / scale).astype(jax.dtypes.canonicalize_dtype(kind))), scale
 
 
 def _begin(build: Any, data: Array, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
@@ -183,7 +187,8 @@ def _epochs(
 
     def step(carry: Any, given: Any) -> tuple[Any, Array]:
         arrays, moments, state, key, stopped, number = carry
-        batch, parts = given
+        index, parts = given
+        batch = data[index]
         own = jax.random.fold_in(key, number)
         (loss, new_state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, own)
         if len(schedule.alternate) > 1:
@@ -191,7 +196,7 @@ def _epochs(
         change, new_moments = schedule.optimiser.update(slope, moments, arrays)
         if len(schedule.alternate) > 1:
             change = _of_part(change, parts)
-        new = constrained(optax.apply_updates(arrays, change))
+        new = _with_fixed(static, constrained(optax.apply_updates(arrays, change)), arrays)
         fine = jnp.isfinite(loss) & jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(new)))
         going = fine & (stopped < 0)
         kept = jax.tree.map(
@@ -203,10 +208,10 @@ def _epochs(
     def epoch(carry: Any, number: Array) -> tuple[Any, Array]:
         key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
         chosen = _order(key, number, len(data), schedule.sample)[: steps * schedule.batch]
-        batches = data[chosen].reshape(steps, schedule.batch, data.shape[1])
+        indices = chosen.reshape(steps, schedule.batch)  # the pixels themselves would be a copy for each seed
         turn = jnp.asarray([["all", "encoder", "decoder"].index(part) for part in schedule.alternate])
         part = jnp.broadcast_to(turn[number % len(turn)], steps)
-        carry, losses = jax.lax.scan(step, carry, (batches, part))
+        carry, losses = jax.lax.scan(step, carry, (indices, part))
         return carry, jnp.mean(losses)
 
     def seed(carry: Any) -> tuple[Any, Array]:
@@ -222,6 +227,18 @@ def _order(key: Array, epoch: Array, count: int, size: int | None) -> Array:
     return sample[jax.random.permutation(jax.random.fold_in(key, epoch + 1), len(sample))]
 
 
+def _with_fixed(static: Any, new: Any, old: Any) -> Any:
+    """Endmembers that are known stay, whatever a penalty or an optimiser makes of them."""
+    linear = "linear" if hasattr(static.decoder, "linear") else ""
+    if not getattr(getattr(static.decoder, linear) if linear else static.decoder, "fixed", False):
+        return new
+
+    def where(network: Any) -> Any:
+        return (network.decoder.linear if linear else network.decoder).spectra
+
+    return eqx.tree_at(where, new, where(old))
+
+
 def _of_part(tree: Any, part: Array) -> Any:
     """Zero where this epoch does not train."""
     encoder, decoder = part != 2, part != 1
@@ -234,28 +251,42 @@ def _settled(losses: np.ndarray, patience: int | None) -> bool:
     if patience is None or losses.shape[1] <= patience:
         return False
     known = np.where(np.isnan(losses), np.inf, losses)
-    return not bool(np.any(known[:, -patience:].min(1) < 0.999 * known[:, :-patience].min(1)))
+    best = known[:, :-patience].min(1)
+    return not bool(np.any(known[:, -patience:].min(1) < best - 1e-3 * np.abs(best)))
 
 
-def _keep(path: Path, done: int, losses: np.ndarray, carry: Any) -> None:
+def _mark(*ingredients: Any) -> str:
+    """What tells one run from another."""
+    arrays, rest = eqx.partition(ingredients, eqx.is_array)
+    mark = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        mark.update(_plain(leaf).tobytes())
+    schedule = ingredients[5]
+    mark.update(repr((schedule.epochs, schedule.batch, schedule.sample, schedule.alternate)).encode())
+    told = (rest[1], eqx.tree_pformat(rest[4]), eqx.tree_pformat(rest[6], short_arrays=True))
+    mark.update(repr(told).encode())
+    return mark.hexdigest()
+
+
+def _keep(path: Path, mark: str, done: int, losses: np.ndarray, carry: Any) -> None:
     """Write the state of a run beside the file, then in its place."""
     leaves = [_plain(leaf) for leaf in jax.tree.leaves(carry)]
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
         arrays: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
-        np.savez(file, done=done, losses=losses, **arrays)
+        np.savez(file, mark=mark, done=done, losses=losses, **arrays)
     beside.replace(path)
 
 
-def _resume(path: Path, losses: np.ndarray, carry: Any) -> tuple[int, np.ndarray, Any]:
+def _resume(path: Path, mark: str, losses: np.ndarray, carry: Any) -> tuple[int, np.ndarray, Any]:
     """The state of a run that was kept."""
     leaves, tree = jax.tree.flatten(carry)
     with np.load(path, allow_pickle=False) as kept:
         found = [kept[f"leaf{i}"] for i in range(len(leaves)) if f"leaf{i}" in kept]
         shapes = [leaf.shape for leaf in found]
         wanted = [_plain(leaf).shape for leaf in leaves]
-        if shapes != wanted or kept["losses"].shape != losses.shape:
-            raise ValueError(f"{path} holds another run: networks, seeds or epochs differ")
+        if shapes != wanted or kept["losses"].shape != losses.shape or str(kept["mark"]) != mark:
+            raise ValueError(f"{path} holds another run: pixels, keys, networks, objective or schedule differ")
         done, losses = int(kept["done"]), kept["losses"].copy()
     back = [_like(old, new) for old, new in zip(leaves, found, strict=True)]
     return done, losses, jax.tree.unflatten(tree, back)

@@ -36,6 +36,7 @@ LEAVE = 0.4  # share of a chunk that is not done when those that are leave it
 ROUNDS = 40  # of a pixel
 GAUSS_TURNS = 3  # of a pixel; later ones have the exact curvature
 STIFF = 1e6  # damping at which a pixel is given up
+TURNS = 200  # of a pixel, after which it is given up; 60 are many
 PIVOTS = 6  # and as many as there are unknowns, to the minimum of a quadratic model
 NEGLIGIBLE = 1e-6  # squared, of what takes part in a direction
 DAMPING = 1e-3  # of the first turn, relative to the curvature
@@ -128,7 +129,8 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
 
     # where rounding hides what is promised, the gap decides
     eps = jnp.finfo(unknown.dtype).eps
-    hidden = jnp.abs(promised) <= 8 * eps * jnp.sqrt(jnp.maximum(value, 0) * scale) + 32 * eps**2 * scale
+    size = jnp.maximum(value, scale)  # a model that is far off is larger than the pixel
+    hidden = jnp.abs(promised) <= 8 * eps * jnp.sqrt(jnp.maximum(value, 0) * size) + 32 * eps**2 * scale
     first = jnp.isinf(value)
     fall = value - new.value
     nearer = jnp.where(hidden & ~first, gap < 0.5 * part["gap"], fall > 0)
@@ -139,6 +141,7 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
     gap = jnp.where(better, gap, part["gap"])
     small = tolerance(unknown.dtype) * scale
     ended = hidden & ((gap <= 0.1 * small) | ~nearer & ((gap <= small) | (damping > STIFF)))
+    ended = ended | (part["steps"] >= TURNS)
     return {
         "unknown": jnp.where(better, trial, unknown),
         "value": jnp.where(better, new.value, value),
