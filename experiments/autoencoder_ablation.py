@@ -39,9 +39,9 @@ Wanted: which of these are true of Samson. A prototype had 0.041 at the base, 0.
 Expected: base 0.041 ± 0.007; `cosine` 0.059, `mse` 0.182; `relu_sum` 0.056, `abs_sum` 0.142 (with `mse` 0.119, 0.240);
 ReLU 0.24 to 0.44 everywhere. Linear by batch size 0.035, 0.034, 0.041, 0.063; three layers 0.071, 0.051, 0.050, 0.081.
 No batch norm 0.120, deep 0.039, VCA 0.039, OSP 0.045, scaled softmax 0.028 ± 0.005 (RMSE 0.025). So the survey is
-confirmed in its loss, leaky ReLU, batch norm, softmax (not with `mse`), scaled softmax, small batches, and that depth and
-VCA gain nothing (0.5 and 0.8 standard errors); not in penalties on abundances: OSP does harm (2.2). A nonlinear decoder
-only costs on this scene.
+confirmed in its loss, leaky ReLU, batch norm, softmax (not with `mse`), scaled softmax and small batches, and in that
+depth and VCA gain nothing (0.5 and 0.8 standard errors); not in penalties on abundances: OSP does harm (2.2). A
+nonlinear decoder only costs on this scene.
 """
 
 import dataclasses
