@@ -70,12 +70,12 @@ def test_the_all_zero_case_is_equal_shares():
 
 
 def test_dense_and_angle_layers():
-    assert_close(run(Dense(jnp.asarray(WEIGHT), jnp.arange(3.0)), X)[0], X @ WEIGHT + np.arange(3))
+    assert_close(run(Dense(jnp.asarray(WEIGHT.T), jnp.arange(3.0)), X)[0], X @ WEIGHT + np.arange(3))
     cosine = X @ WEIGHT / np.linalg.norm(X, axis=1)[:, None] / np.linalg.norm(WEIGHT, axis=0)
-    assert_close(run(layers.AngleDense(jnp.asarray(WEIGHT)), X)[0], 1 - np.arccos(cosine) / np.pi)
-    along = run(layers.AngleDense(jnp.asarray(WEIGHT)), WEIGHT.T)[0]
+    assert_close(run(layers.AngleDense(jnp.asarray(WEIGHT.T)), X)[0], 1 - np.arccos(cosine) / np.pi)
+    along = run(layers.AngleDense(jnp.asarray(WEIGHT.T)), WEIGHT.T)[0]
     assert_close(np.diagonal(along), np.ones(3), scale=2)
-    slope = jax.grad(lambda x: jnp.sum(run(layers.AngleDense(jnp.asarray(WEIGHT)), x)[0]))(jnp.zeros((2, 5)))
+    slope = jax.grad(lambda x: jnp.sum(run(layers.AngleDense(jnp.asarray(WEIGHT.T)), x)[0]))(jnp.zeros((2, 5)))
     assert np.isfinite(np.asarray(slope)).all()
 
 
@@ -97,10 +97,10 @@ def test_activations_and_the_limit_of_the_threshold():
     assert_close(run(layers.LeakyReLU(0.1), X)[0], np.where(X > 0, X, 0.1 * X))
     threshold = np.asarray([0.3, 0.0, -0.2, 1.0, 0.1], np.float32)
     assert_close(run(layers.SparseReLU(jnp.asarray(threshold)), X)[0], np.maximum(X - threshold, 0))
-    network = Sequential((Dense(jnp.asarray(-WEIGHT)), layers.SparseReLU(jnp.asarray(threshold))))
+    network = Sequential((Dense(jnp.asarray(-WEIGHT.T)), layers.SparseReLU(jnp.asarray(threshold))))
     limited = layers.constrained(network)
     assert_close(limited.layers[1].threshold, np.maximum(threshold, 0))
-    assert_close(limited.layers[0].weight, -WEIGHT)
+    assert_close(limited.layers[0].weight, -WEIGHT.T)
 
 
 @pytest.mark.parametrize("layer", [layers.Dropout(0.4), layers.GaussianNoise(0.5), layers.MaskedNoise(0.4, 0.5)])

@@ -31,7 +31,7 @@ OBJECTIVE = Objective(sad)
 def build(key, start=None):
     first, second = jax.random.split(key)
     encoder = Sequential(
-        (Dense(glorot(first, BANDS, COUNT)), GaussianNoise(0.01), LeakyReLU(0.1), BatchNorm.plain(COUNT))
+        (Dense(glorot(first, COUNT, BANDS)), GaussianNoise(0.01), LeakyReLU(0.1), BatchNorm.plain(COUNT))
     )
     return Autoencoder(encoder, Softmax(), MixingDecoder(jnp.maximum(glorot(second, COUNT, BANDS), 0)))
 
@@ -163,7 +163,7 @@ def test_known_endmembers_and_any_physics():
 
 
 def test_endmembers_of_an_mlp_are_what_it_renders_of_pure_pixels():
-    layers = Sequential((Dense(glorot(jax.random.key(1), COUNT, BANDS)), LeakyReLU(0.1)))
+    layers = Sequential((Dense(glorot(jax.random.key(1), BANDS, COUNT)), LeakyReLU(0.1)))
     decoder = MLPDecoder(layers, COUNT)
     assert_close(decoder.endmembers, decoder(jnp.eye(COUNT), decoder.gathered(), None)[0])
     with pytest.raises(ValueError, match="no batch norm"):

@@ -159,17 +159,23 @@ def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
 
 def _begin(build: Any, data: Array, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
     """What of the networks does not change, and the carry of the loop with a seed axis."""
+    first = None if starts is None else starts[0]
+    static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
+    return static, _initial(build, schedule, data.dtype, keys, starts)
+
+
+@eqx.filter_jit
+def _initial(build: Any, schedule: Schedule, dtype: Any, keys: Array, starts: Any) -> Any:
+    """Networks, moments and states of all seeds before training, their keys, where they stopped, and their step."""
 
     def one(key: Array, start: Any) -> Any:
         first, second = jax.random.split(key)
         network = build(first, start)
-        arrays = jax.tree.map(lambda x: x.astype(data.dtype), eqx.filter(network, eqx.is_inexact_array))
-        state = jax.tree.map(lambda x: x.astype(data.dtype), network.gathered())
+        arrays = jax.tree.map(lambda x: x.astype(dtype), eqx.filter(network, eqx.is_inexact_array))
+        state = jax.tree.map(lambda x: x.astype(dtype), network.gathered())
         return arrays, schedule.optimiser.init(arrays), state, second, jnp.asarray(-1), jnp.asarray(0)
 
-    first = None if starts is None else starts[0]
-    static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
-    return static, jax.jit(jax.vmap(one, (0, None if starts is None else 0)))(keys, starts)
+    return jax.vmap(one, (0, None if starts is None else 0))(keys, starts)
 
 
 @eqx.filter_jit

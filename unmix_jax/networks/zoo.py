@@ -78,7 +78,7 @@ def adam(rate: float, first: float = 0.9) -> optax.GradientTransformation:
 
 def dense(key: Any, inputs: int, outputs: int, *, bias: bool = False) -> Dense:
     """A layer of Glorot's weights."""
-    return Dense(glorot(key, inputs, outputs), jnp.zeros(outputs) if bias else None)
+    return Dense(glorot(key, outputs, inputs), jnp.zeros(outputs) if bias else None)
 
 
 def stack(key: Any, bands: int, widths: tuple[int, ...], slope: float, *, bias: bool = False) -> list[Layer]:
@@ -126,7 +126,7 @@ def endnet(std: float) -> Callable[..., Autoencoder]:
 
     def build(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
         encoder = Sequential((
-            MaskedNoise(0.4, std), AngleDense(start.T), BatchNorm.plain(count, scaled=False), Dropout(0.1), LeakyReLU(),
+            MaskedNoise(0.4, std), AngleDense(start), BatchNorm.plain(count, scaled=False), Dropout(0.1), LeakyReLU(),
         ))  # fmt: skip
         return Autoencoder(encoder, TopK(2), MixingDecoder(start))
 
@@ -140,7 +140,7 @@ def ospaeu(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
     done: both cost accuracy on Samson.
     """
     encoder = Sequential((
-        Dense(start.T, jnp.zeros(count)), LeakyReLU(),
+        Dense(start, jnp.zeros(count)), LeakyReLU(),
         Dense(inverse(matmul(start, start.T)), jnp.zeros(count)), BatchNorm.plain(count),
     ))  # fmt: skip
     return Autoencoder(encoder, Softmax(), MixingDecoder(start, nonnegative=False))
