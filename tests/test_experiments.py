@@ -76,8 +76,13 @@ def test_figure_is_written_beside_the_record(tmp_path):
         figure.subplots().plot([0, 1])
         return {}, figure
 
-    main(plotted, FULL, quick=QUICK, argv=["--out", str(tmp_path / "deep" / "run.json")], results=tmp_path)
-    assert (tmp_path / "deep" / "run.png").read_bytes().startswith(b"\x89PNG")
+    def several(config):
+        return {}, {"": plotted(config)[1], "_maps": plotted(config)[1], "_none": None}
+
+    for one in (plotted, several):
+        main(one, FULL, quick=QUICK, argv=["--out", str(tmp_path / "deep" / "run.json")], results=tmp_path)
+        assert (tmp_path / "deep" / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert {file.name for file in (tmp_path / "deep").iterdir()} == {"run.json", "run.png", "run_maps.png"}
 
 
 def test_metrics_must_be_numbers(tmp_path):
