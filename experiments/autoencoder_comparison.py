@@ -40,7 +40,7 @@ And one of ours, `gauge_decides`: every recipe has a lower RMSE by the projectiv
 Wanted: mSAD simple 0.041 ± 0.012, simple_cosine 0.057 ± 0.015, daeu 0.048 ± 0.02, endnet 0.036 ± 0.02, sidaeu
 0.112 ± 0.04, nmf 0.135 ± 0.03; recommended: mSAD at most 0.030 (aim 0.019), RMSE projective 0.026 (0.010), consistency
 0.02 (0.001), `recommended_urban_over_vca` 0.7; `_ratio_loop` at most 4 (2.5) of simple, daeu, sidaeu.
-Expected, mSAD: simple 0.039 ± 0.006, simple_cosine 0.051, daeu 0.051 ± 0.049 (one run of 25 is far off), daeu_sad 0.034,
+Expected, mSAD: simple 0.039 ± 0.006, simple_cosine 0.051, daeu 0.051 ± 0.049 (few runs are far off), daeu_sad 0.034,
 sidaeu 0.082, endnet 0.030 ± 0.002 (with noise 0.13), ospaeu 0.068, nae 0.074, nmf 0.130, archetypal 0.075, vca 0.076;
 recommended 0.018, RMSE projective 0.011 (0.012 over all entries), consistency 0.0000, 31 CPU seconds. Over VCA 0.29 on
 urban (at most 0.50), 0.23, 0.51 (0.80) with 5 and 6 materials, 0.18 in the dark, 0.75 (0.89) on houston; on urban6 the
