@@ -22,8 +22,8 @@ miss it by as much.
 
 Wanted: `evidence_correct_share` at least 0.95 (aim 0.99). Expected: 0.998, of which GBM 0.95, all others 0.99 and more;
 BIC 0.985. With nested models 0.995, 0.985, and 0.63 for the best fit. 42 % of the pixels count. On Samson MLM is chosen
-in 94 % of the pixels, and halves the error of the abundances (0.22; linear 0.42): its P is the one parameter here that
-makes a pixel darker than its materials, and the brightness of that scene varies. So much for reading physics out of it.
+in 94 % of the pixels, and halves the error of the abundances (0.22; linear 0.42): its P darkens a pixel more
+than any other parameter here, and the brightness of that scene varies. So much for reading physics out of it.
 """
 
 import os
