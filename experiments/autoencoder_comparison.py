@@ -215,7 +215,7 @@ def looped(build: Any, recipe: Recipe, schedule: Schedule, pixels: np.ndarray, k
         slope = training._of_part(slope, part) if cycle > 1 else slope
         change, moments = schedule.optimiser.update(slope, moments, arrays)
         change = training._of_part(change, part) if cycle > 1 else change
-        return constrained(optax.apply_updates(arrays, change)), moments, state, loss
+        return constrained(optax.apply_updates(arrays, change), arrays), moments, state, loss
 
     def steps(count: int) -> Any:
         arrays, moments, state, loss = *begin, None

@@ -182,6 +182,16 @@ def test_the_recommended_method_beats_its_own_runs(monkeypatch):
     assert error(found.endmembers) < 0.5 * np.median([error(run) for run in found.runs])
 
 
+@pytest.mark.parametrize("method", ["sidaeu", "endnet", "ospaeu"])
+def test_a_dead_band_that_nobody_marked(method, quick):
+    dead = PIXELS.copy()
+    dead[:, 4] = 0
+    found = unmix_blind(KEY, dead, COUNT, method=method, seeds=1)
+    assert np.isfinite(found.endmembers).all()
+    assert (found.stopped == -1).all()
+    assert_close(found.solution.abundances.sum(1), np.ones(len(dead), np.float32))
+
+
 def test_integers_and_double_precision(quick):
     counts = np.round(1e4 * PIXELS).astype(np.int16)
     found = [

@@ -8,6 +8,7 @@ import equinox as eqx
 import numpy as np
 
 from unmix_jax import plots
+from unmix_jax.metrics import align
 from unmix_jax.page import Picture, Section, Table, as_text, per_cent, write_page
 from unmix_jax.results import Results, masked_pixels
 from unmix_jax.scenes.scene import Scene
@@ -152,7 +153,7 @@ def run_sections(
     return [
         abundances,
         Section("Endmembers", text=[EXTRACTED_CAVEAT] if extracted else (), pictures=[curves]),
-        *([] if blind is None else [_runs_section(library, blind)]),
+        *([] if blind is None else [_runs_section(scene, library, blind)]),
         _fit_section(results, scene, baseline, weights=None if blind is None else blind.solution.fitted),
         *scored,
         Section("How to read this", text=_caveats(scene, results.record)),
@@ -160,10 +161,14 @@ def run_sections(
     ]
 
 
-def _runs_section(library: Any, blind: Any) -> Section:
-    """What the seeds found, and how the threshold was chosen."""
+def _runs_section(scene: Scene, library: Any, blind: Any) -> Section:
+    """What the seeds found, beside the reference where the scene has one, and how the threshold was chosen."""
     agreed, refined = blind.consensus, blind.refinement
-    drawn = plots.endmember_runs(blind.runs, library, collapsed=agreed.collapsed)
+    reference = None
+    if scene.endmembers is not None and scene.endmembers.spectra.shape == library.spectra.shape:
+        truth = np.asarray(scene.endmembers.spectra)
+        reference = truth[align(truth, np.asarray(library.spectra))]
+    drawn = plots.endmember_runs(blind.runs, library, collapsed=agreed.collapsed, reference=reference)
     pictures = [Picture(drawn, "All endmembers of all runs, and those that were taken.")]
     rows: list[list[Any]] = [
         ["method", blind.method],

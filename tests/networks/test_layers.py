@@ -98,7 +98,7 @@ def test_activations_and_the_limit_of_the_threshold():
     threshold = np.asarray([0.3, 0.0, -0.2, 1.0, 0.1], np.float32)
     assert_close(run(layers.SparseReLU(jnp.asarray(threshold)), X)[0], np.maximum(X - threshold, 0))
     network = Sequential((Dense(jnp.asarray(-WEIGHT.T)), layers.SparseReLU(jnp.asarray(threshold))))
-    limited = layers.constrained(network)
+    limited = layers.constrained(network, network)
     assert_close(limited.layers[1].threshold, np.maximum(threshold, 0))
     assert_close(limited.layers[0].weight, -WEIGHT.T)
 

@@ -55,9 +55,11 @@ class MixingDecoder(Decoder):
         """As they are mixed."""
         return jax.lax.stop_gradient(self.spectra) if self.fixed else self.spectra
 
-    def constrained(self) -> "MixingDecoder":
-        """Endmembers not below zero."""
-        if self.fixed or not self.nonnegative:
+    def constrained(self, before: Any) -> "MixingDecoder":
+        """Endmembers not below zero; known ones as before, whatever a penalty or an optimiser makes of them."""
+        if self.fixed:
+            return eqx.tree_at(lambda d: d.spectra, self, before.spectra)
+        if not self.nonnegative:
             return self
         return eqx.tree_at(lambda d: d.spectra, self, jnp.maximum(self.spectra, 0))
 

@@ -124,7 +124,7 @@ def train(
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
-    mark = "" if path is None else _mark(data, scale, keys, starts, objective, schedule, static)
+    mark = "" if path is None else _mark(data, keys, starts, objective, schedule, static)
     if path is not None and path.exists():
         done, losses, carry = _resume(path, mark, losses, carry)
     while done < schedule.epochs and not _settled(losses[:, :done], patience):
@@ -202,7 +202,7 @@ def _epochs(
         change, new_moments = schedule.optimiser.update(slope, moments, arrays)
         if len(schedule.alternate) > 1:
             change = _of_part(change, parts)
-        new = _with_fixed(static, constrained(optax.apply_updates(arrays, change)), arrays)
+        new = constrained(optax.apply_updates(arrays, change), arrays)
         fine = jnp.isfinite(loss) & jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(new)))
         going = fine & (stopped < 0)
         kept = jax.tree.map(
@@ -233,18 +233,6 @@ def _order(key: Array, epoch: Array, count: int, size: int | None) -> Array:
     return sample[jax.random.permutation(jax.random.fold_in(key, epoch + 1), len(sample))]
 
 
-def _with_fixed(static: Any, new: Any, old: Any) -> Any:
-    """Endmembers that are known stay, whatever a penalty or an optimiser makes of them."""
-    linear = "linear" if hasattr(static.decoder, "linear") else ""
-    if not getattr(getattr(static.decoder, linear) if linear else static.decoder, "fixed", False):
-        return new
-
-    def where(network: Any) -> Any:
-        return (network.decoder.linear if linear else network.decoder).spectra
-
-    return eqx.tree_at(where, new, where(old))
-
-
 def _of_part(tree: Any, part: Array) -> Any:
     """Zero where this epoch does not train."""
     encoder, decoder = part != 2, part != 1
@@ -261,16 +249,14 @@ def _settled(losses: np.ndarray, patience: int | None) -> bool:
     return not bool(np.any(known[:, -patience:].min(1) < best - 1e-3 * np.abs(best)))
 
 
-def _mark(*ingredients: Any) -> str:
-    """What tells one run from another."""
-    arrays, rest = eqx.partition(ingredients, eqx.is_array)
-    mark = hashlib.sha256()
-    for leaf in jax.tree.leaves(arrays):
+def _mark(data: Array, keys: Array, starts: Any, objective: Objective, schedule: Schedule, static: Any) -> str:
+    """What tells one run from another: a hash of all numbers, and of what the networks are made of."""
+    numbers = [data, keys, *jax.tree.leaves(eqx.filter((starts, objective), eqx.is_array))]
+    made = eqx.filter((objective, static), eqx.is_array, inverse=True)
+    words = eqx.tree_pformat(made), schedule.epochs, schedule.batch, schedule.sample, schedule.alternate
+    mark = hashlib.sha256(repr(words).encode())
+    for leaf in numbers:
         mark.update(_plain(leaf).tobytes())
-    schedule = ingredients[5]
-    mark.update(repr((schedule.epochs, schedule.batch, schedule.sample, schedule.alternate)).encode())
-    told = (rest[1], eqx.tree_pformat(rest[4]), eqx.tree_pformat(rest[6], short_arrays=True))
-    mark.update(repr(told).encode())
     return mark.hexdigest()
 
 
