@@ -60,8 +60,9 @@ from unmix_jax.metrics import align, mean_sad, rmse_per_endmember
 from unmix_jax.networks.autoencoder import Autoencoder, MixingDecoder, MLPDecoder
 from unmix_jax.networks.layers import AbsSum, LeakyReLU, ReLUSum, Sequential, Softmax, SumToOne
 from unmix_jax.networks.losses import Objective, cosine_loss, mse, osp, sad
+from unmix_jax.networks.recipes import dense, stack
 from unmix_jax.networks.training import Trained, train
-from unmix_jax.networks.zoo import RECIPES, dense, stack
+from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import read_out
 from unmix_jax.scenes.datasets import load
 

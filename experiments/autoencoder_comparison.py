@@ -52,7 +52,6 @@ than NMF. The projective read-out has the lower error for every recipe.
 import contextlib
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,19 +60,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from autoencoder_ablation import abundances as projective
-from common import Partial, main, one_core
+from autoencoder_speed import seconds, speed
+from common import RESULTS, Partial, main, one_core
 
 from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.endmembers.archetypal import archetypal
 from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, mean_sad, rmse, rmse_per_endmember, sad
-from unmix_jax.networks import training
-from unmix_jax.networks.layers import constrained
-from unmix_jax.networks.training import Schedule, train
-from unmix_jax.networks.zoo import RECIPES, Recipe
+from unmix_jax.networks.dense_recipes import DENSE
+from unmix_jax.networks.recipes import follow
+from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import read_out, refine
 from unmix_jax.scenes.datasets import load
 from unmix_jax.scenes.synthetic import abundance_field, synthesize
@@ -83,18 +81,21 @@ METHODS = (*RECIPES, *FACTORISED, "vca")
 URBAN = ("Asphalt", "Grass", "Tree", "Roof", "Metal", "Dirt")
 HOUSTON = tuple(f"group {i}" for i in range(5))
 SCENES = {"urban": URBAN[:4], "urban5": URBAN[:5], "urban6": URBAN, "houston": HOUSTON, "urban_dark": URBAN[:4]}
-SHOWN = ("sidaeu", "daeu_sad", "endnet")
+SHOWN = ("sidaeu", "daeu_sad", "endnet", "mtaeu", "cnnaeu")
 EARLIER = {
     "simple": 0.041, "simple_cosine": 0.057, "daeu": 0.048, "daeu_sad": 0.049, "sidaeu": 0.112, "endnet": 0.036,
-    "endnet_noisy": 0.271, "ospaeu": 0.069, "nae": 0.075, "nmf": 0.135, "archetypal": 0.072, "vca": 0.089,
+    "endnet_noisy": 0.271, "ospaeu": 0.069, "nae": 0.075, "mtaeu": 0.051, "cnnaeu": 0.065, "mdae": 0.375, "nmf": 0.135,
+    "archetypal": 0.072, "vca": 0.089,
 }  # fmt: skip
+SCALE_INVARIANT = ("cnnaeu", "mtaeu", "daeu", "sidaeu", "endnet")
+SCALE_SENSITIVE = ("nae", "mdae", "snsa", "udas", "daen", "nmf")  # trained on squared errors; OSPAEU is in between
 FRESH = 1000  # of scenes: others than were seen before
-ENOUGH = 60  # CPU seconds, after which a time is not taken again
+EPOCHS = 5  # that a step of CNNAEU is timed over
 
 
 @dataclass(frozen=True)
 class Config:
-    """Seeds, and of slow methods; keys of the recommended; epochs, 0: a recipe's; side and draws of scenes; timings."""
+    """Seeds, few of slow methods; keys of the recommended; epochs, 0: a recipe's; side, draws of scenes; timings."""
 
     seeds: int = 25
     few: int = 5
@@ -182,76 +183,26 @@ def summary(sets: np.ndarray, owns: Any, stopped: Any, truth: Truth, other: Trut
     return scores | {"collapsed": float(np.mean(agreed.collapsed))}
 
 
-def seconds(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and CPU seconds of this process."""
-    start = time.process_time()
-    result = jax.block_until_ready(call())
-    return result, time.process_time() - start
-
-
-def looped(build: Any, recipe: Recipe, schedule: Schedule, pixels: np.ndarray, key: Any, start: Any) -> Any:
-    """The training of one seed as a Python loop of jitted steps, to be called."""
-    data, scale = training._data(pixels, schedule)
-    starts = None if start is None else jnp.asarray(start / scale, data.dtype)[None]
-    static, carry = training._begin(build, data, schedule, key[None], starts)
-    begin = jax.tree.map(lambda leaf: leaf[0], carry)[:3]
-    size = len(pixels) if schedule.sample is None else schedule.sample
-    each, cycle = size // schedule.batch, len(schedule.alternate)
-    rng = np.random.default_rng(0)
-    drawn = np.arange(size) if schedule.sample is None else rng.integers(len(pixels), size=size)
-    order = np.concatenate([rng.permutation(drawn)[: each * schedule.batch] for _ in range(schedule.epochs)])
-    batches = np.asarray(data)[order].reshape(-1, schedule.batch, data.shape[1])
-    keys = list(jax.random.split(key, len(batches)))
-    kinds = [jnp.asarray(["all", "encoder", "decoder"].index(part)) for part in schedule.alternate]
-
-    def loss_of(arrays: Any, state: Any, batch: Any, key: Any) -> Any:
-        network = eqx.combine(arrays, static)
-        shares, fitted, state = network(batch, state, key)
-        return recipe.objective(network, batch, shares, fitted), state
-
-    @jax.jit
-    def step(arrays: Any, moments: Any, state: Any, batch: Any, key: Any, part: Any) -> Any:
-        (loss, state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, key)
-        slope = training._of_part(slope, part) if cycle > 1 else slope
-        change, moments = schedule.optimiser.update(slope, moments, arrays)
-        change = training._of_part(change, part) if cycle > 1 else change
-        return constrained(optax.apply_updates(arrays, change), arrays), moments, state, loss
-
-    def steps(count: int) -> Any:
-        arrays, moments, state, loss = *begin, None
-        for i in range(count):
-            arrays, moments, state, loss = step(arrays, moments, state, batches[i], keys[i], kinds[i // each % cycle])
-        return loss
-
-    jax.block_until_ready(steps(1))
-    return lambda: steps(len(batches))
-
-
 def network(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, Any]:
     """All seeds of a recipe: scores and speed."""
-    recipe, (count, bands) = RECIPES[name], truth.endmembers.shape
-    schedule = dataclasses.replace(recipe.schedule, epochs=config.epochs or recipe.schedule.epochs)
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    draws = [vca(key, truth.pixels, count).endmembers for key in keys if recipe.needs_start]
-    starts = np.stack(draws) if draws else None
-
-    def build(key: Any, start: Any) -> Any:
-        return recipe.build(key, bands, count, start)
-
-    all_seeds = eqx.Partial(train, build, truth.pixels, recipe.objective, schedule, starts=starts)
-    trained, first = seconds(lambda: all_seeds(keys=keys))
-    sets, owns, stopped = map(np.asarray, (trained.endmembers, trained.abundances(truth.pixels), trained.stopped))
-    scores = summary(sets, owns, stopped >= 0, truth, other)
-    loop = looped(build, recipe, schedule, truth.pixels, keys[0], None if starts is None else starts[0])
-    together, alone = [], []
-    for i in range(config.repetitions):
-        others = jax.random.split(jax.random.key(config.seed + 1 + i), config.seeds)
-        together.append(seconds(lambda keys=others: all_seeds(keys=keys))[1])
-        alone.append(seconds(loop)[1])
-        if sum(together) > ENOUGH:
-            break
-    ours, theirs = statistics.median(together), statistics.median(alone)
-    return scores | {"cpu_s_25_seeds": ours, "compile_s": first - ours, "ratio_loop": ours / theirs}
+    recipe, count, side = RECIPES[name], len(truth.names), round(len(truth.pixels) ** 0.5)
+    keys = jax.random.split(jax.random.key(config.seed), config.few if recipe.neighbours else config.seeds)
+    if config.epochs:
+        recipe = recipe._replace(schedule=dataclasses.replace(recipe.schedule, epochs=config.epochs))
+    follows = eqx.Partial(follow, recipe, truth.pixels, count, valid=np.ones((side, side), bool))
+    kept = RESULTS / ".cache" / f"{name}.{config.few}.{config.epochs}.npz" if recipe.neighbours else None
+    trained, first = seconds(lambda: follows(keys=keys, checkpoint=kept))
+    pixels = truth.pixels.reshape(1, side, side, -1) if recipe.neighbours else truth.pixels
+    owns = np.asarray(trained.abundances(pixels)).reshape(len(keys), -1, count)
+    scores = summary(np.asarray(trained.endmembers), owns, np.asarray(trained.stopped) >= 0, truth, other)
+    if name in DENSE:
+        return scores | speed(recipe, truth.pixels, count, keys, config.repetitions, first)
+    scores["cpu_s_seed"] = first / len(keys)
+    if recipe.neighbours:
+        again = [seconds(lambda: follows(keys=keys[:1], epochs=EPOCHS))[1] for _ in range(config.repetitions + 1)]
+        steps = EPOCHS * (recipe.schedule.sample // recipe.schedule.batch)
+        scores["step_cpu_s"] = statistics.median(again[1:]) / steps
+    return scores
 
 
 def method(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, Any]:
@@ -312,6 +263,15 @@ def statements(metrics: dict[str, float]) -> dict[str, float]:
         "endnet_best": lambda: (of("msad_mean", "endnet") < of("msad_mean", *rivals)).all(),
         "endnet_most_consistent": lambda: (of("consistency", "endnet") < of("consistency", *rivals)).all(),
         "mse_like_nmf": lambda: metrics["nae_msad_mean"] >= 0.75 * metrics["nmf_msad_mean"],
+        "then_mtaeu_then_cnnaeu": lambda: (
+            np.argsort(of("msad_mean", "endnet", "mtaeu", "cnnaeu")) == np.arange(3)
+        ).all(),
+        "spatial_more_consistent": lambda: (
+            of("consistency", "mtaeu", "cnnaeu").max() < of("consistency", "daeu", "sidaeu").min()
+        ),
+        "scale_invariant_better": lambda: (
+            of("msad_mean", *SCALE_INVARIANT).mean() < of("msad_mean", *SCALE_SENSITIVE).mean()
+        ),
         "gauge_decides": lambda: (of("rmse_projective_mean", *RECIPES) < of("rmse_own_mean", *RECIPES)).all(),
     }
     held = {}
@@ -339,6 +299,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
             f"recommended_{name}_over_vca_max": max(ratios),
         }
     figures = {"": scores_figure(metrics, list(found)), "_maps": maps(np.asarray(ours[0]["endmembers"]), truth)}
+    figures["_groups"] = groups(metrics)
     shown = {name: np.asarray(found[name]["endmembers"]) for name in SHOWN if name in found}
     return metrics | statements(metrics), figures | {"_runs": spread(shown, truth) if shown else None}
 
@@ -356,7 +317,9 @@ def scores_figure(metrics: dict[str, float], names: list[str]) -> Any:
     image, ((left, right),) = canvas(12, 4, 1, 2)
     means, stds = ([metrics[f"{name}_msad_{kind}"] for name in names] for kind in ("mean", "std"))
     left.errorbar(range(len(names)), means, stds, fmt="o", capsize=3, label="ours, mean and standard deviation")
-    left.plot(range(len(names)), [EARLIER[name] for name in names], "x", color="0.3", label="earlier, elsewhere")
+    left.plot(
+        range(len(names)), [EARLIER.get(name, np.nan) for name in names], "x", color="0.3", label="earlier, elsewhere"
+    )
     left.plot(len(names), metrics["recommended_msad"], "s", color="tab:red", label="recommended")
     left.axhline(0.0253, color="0.6", lw=0.8, ls="--", label="best published")
     left.set(yscale="log", ylabel="mSAD (rad)")
@@ -369,6 +332,19 @@ def scores_figure(metrics: dict[str, float], names: list[str]) -> Any:
     for panel in (left, right):
         panel.set_xticks(range(len(names) + 1), [*names, "recommended"], rotation=45, ha="right")
         panel.legend(frameon=False, fontsize="small")
+    return image
+
+
+def groups(metrics: dict[str, float]) -> Any:
+    """Mean angles of the methods by whether their loss sees the scale of a spectrum (survey, Fig. 19)."""
+    image, ((panel,),) = canvas(5, 4, 1, 1)
+    for j, names in enumerate((SCALE_INVARIANT, SCALE_SENSITIVE)):
+        there = [(metrics[f"{name}_msad_mean"], name) for name in names if f"{name}_msad_mean" in metrics]
+        if there:
+            panel.boxplot([value for value, _ in there], positions=[j], widths=0.4)
+        for value, name in there:
+            panel.annotate(name, (j + 0.25, value), fontsize="small", va="center")
+    panel.set(xlim=(-0.5, 1.8), xticks=[0, 1], xticklabels=["scale invariant", "squared error"], ylabel="mSAD (rad)")
     return image
 
 

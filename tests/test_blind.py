@@ -28,8 +28,10 @@ KEY = jax.random.key(0)
 def quick(monkeypatch):
     """All recipes for two epochs only."""
     for name, recipe in list(RECIPES.items()):
-        short = dataclasses.replace(recipe.schedule, epochs=len(recipe.schedule.alternate) + 1, sample=64)
-        monkeypatch.setitem(RECIPES, name, recipe._replace(schedule=short))
+        few = 16 if recipe.neighbours else 64
+        short = dataclasses.replace(recipe.schedule, epochs=len(recipe.schedule.alternate) + 1, sample=few)
+        window = (6, 6) if recipe.neighbours else recipe.window
+        monkeypatch.setitem(RECIPES, name, recipe._replace(schedule=short, window=window))
 
 
 def error(found):
@@ -139,7 +141,7 @@ def test_refined_endmembers_have_the_length_of_their_pixels():
     assert end.threshold == 0.9
 
 
-@pytest.mark.parametrize("method", ["recommended", "endnet", "archetypal", "nmf"])
+@pytest.mark.parametrize("method", ["recommended", "endnet", "mtaeu", "cnnaeu", "archetypal", "nmf"])
 def test_every_method_and_what_it_never_trains_on(method, quick):
     cube = PIXELS.reshape(SIDE, SIDE, BANDS)
     mask, good = np.ones((SIDE, SIDE), bool), np.ones(BANDS, bool)
@@ -171,6 +173,32 @@ def test_as_the_method_itself_returns_them(method, quick):
     left = np.sqrt(np.mean((PIXELS - shares @ found.endmembers) ** 2, 1))
     assert_close(found.solution.residual, left, scale=0.1)
     assert np.isnan(found.solution.gap).all()
+
+
+@pytest.mark.parametrize("method", ["mtaeu", "cnnaeu"])
+def test_methods_that_look_at_windows_as_they_return_abundances(method, quick):
+    cube = PIXELS.reshape(SIDE, SIDE, BANDS)[:, :17]  # no multiple of four pixels in a row
+    mask = np.ones((SIDE, 17), bool)
+    mask[4, 3] = mask[10:12, 8] = False
+    found = unmix_blind(KEY, Scene(cube, mask=mask), COUNT, method=method, seeds=1, gauge="own")
+    shares = np.asarray(found.solution.abundances)
+    np.testing.assert_array_equal(np.isnan(shares).any(-1), ~mask)
+    assert_close(shares[mask].sum(-1), np.ones(mask.sum(), np.float32))
+    np.testing.assert_array_equal(np.isfinite(found.solution.residual), mask)
+    np.testing.assert_array_equal(found.solution.converged, mask)
+
+
+def test_scenes_without_a_window_of_valid_pixels(quick):
+    cube, holes = PIXELS.reshape(SIDE, SIDE, BANDS), np.ones((SIDE, SIDE), bool)
+    holes[::3] = False
+    for pixels, method, message in (
+        (PIXELS, "mtaeu", r"needs an image \[row, column, band\]"),
+        (cube[:, :3], "mtaeu", "windows of 1 × 4 pixels, the scene has only 20 × 3"),
+        (cube[:5], "cnnaeu", "windows of 6 × 6 pixels, the scene has only 5 × 20"),
+        (Scene(cube, mask=holes), "cnnaeu", "every window of 6 × 6 pixels holds an invalid one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            unmix_blind(KEY, pixels, COUNT, method=method, seeds=1)
 
 
 def test_the_recommended_method_beats_its_own_runs(monkeypatch):

@@ -1,6 +1,5 @@
 """Endmembers and abundances from the pixels alone: several seeds, a choice without truth, a read-out with its gauge."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,8 @@ from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.factorisation import Factorisation, Gathered, gather
 from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, sad
-from unmix_jax.networks.training import Trained, train
+from unmix_jax.networks.recipes import follow
+from unmix_jax.networks.training import Trained
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import Refinement, as_bright, has_twins, read_out, refine
 from unmix_jax.types import Solution
@@ -145,7 +145,8 @@ def unmix_blind(
 
     Raises:
         ValueError: an unknown method or gauge, fewer than two endmembers, more than the valid pixels, the bands or the
-            dimensions of the data allow, no valid pixel, or runs that have all collapsed.
+            dimensions of the data allow, no valid pixel, runs that have all collapsed, or a method that looks at
+            windows and pixels that are no image, one smaller than a window, or one without a window of valid pixels.
 
     Reference:
         Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154 (the autoencoders).
@@ -168,9 +169,11 @@ def unmix_blind(
     keys = jax.random.split(key, seeds)
     if method in ("archetypal", "nmf"):
         return _factorised(keys, pixels, count, method, gauge, gathered, progress)
-    trained = _trained(
-        keys, gathered.values, count, RECOMMENDED if method == "recommended" else method, checkpoint, progress
-    )
+    recipe = RECIPES[RECOMMENDED if method == "recommended" else method]
+    trained = follow(
+        recipe, gathered.values, count,
+        keys=keys, valid=gathered.mask, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     sets = np.asarray(trained.endmembers)
     losses, stopped = np.asarray(trained.losses), np.asarray(trained.stopped)
     agreed = consensus(sets, stopped >= 0)
@@ -185,7 +188,9 @@ def unmix_blind(
         chosen = as_bright(few, chosen)
     back = gathered.data.on_all_bands
     endmembers = np.asarray(back(chosen))
-    if gauge == "own":
+    if gauge == "own" and recipe.neighbours:
+        solution = _on_image(trained, agreed.chosen, gathered)
+    elif gauge == "own":
         good = jnp.asarray(gathered.data.good)
         unmixer = eqx.tree_at(lambda u: u.good, trained.unmixer(agreed.chosen), good, is_leaf=_absent)
         solution = unmix(unmixer, pixels, mask=gathered.mask)
@@ -195,23 +200,18 @@ def unmix_blind(
     return Blind(method, endmembers, solution, gauge, runs, agreed, losses, stopped, refinement)
 
 
-def _trained(keys: Any, values: np.ndarray, count: int, recipe_name: str, checkpoint: Any, progress: Any) -> Trained:
-    """Networks of all seeds; those that need it begin at VCA's endmembers, drawn anew for each."""
-    recipe = RECIPES[recipe_name]
-    schedule = recipe.schedule
-    available = len(values) if schedule.sample is None else schedule.sample
-    schedule = dataclasses.replace(schedule, batch=min(schedule.batch, available))
-    starts = None
-    if recipe.needs_start:
-        starts = np.stack([np.asarray(vca(one, values, count).endmembers) for one in keys])
-
-    def build(key: Any, start: Any) -> Any:
-        return recipe.build(key, values.shape[1], count, start)
-
-    return train(
-        build, values, recipe.objective, schedule,
-        keys=keys, starts=starts, checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
+def _on_image(trained: Trained, seed: int, gathered: Gathered) -> Solution:
+    """A network that needs the neighbours of a pixel, on the whole image, zero where pixels are invalid."""
+    lead = gathered.data.shape
+    image = np.zeros((int(np.prod(lead)), gathered.values.shape[1]), gathered.values.dtype)
+    image[gathered.where] = gathered.values
+    unmixer = trained.unmixer(seed)
+    scaled = jnp.asarray(image.reshape(1, *lead, -1)) / unmixer.scale
+    abundances, rendered, _ = unmixer.network(scaled, unmixer.state, None)
+    residual = jnp.sqrt(jnp.mean((unmixer.scale * (scaled - rendered)) ** 2, -1))[0]
+    seen, nothing = gathered.mask, np.full(lead, np.nan, gathered.values.dtype)
+    shares = np.where(seen[..., None], np.asarray(abundances[0]), np.nan)
+    return Solution(shares, np.where(seen, np.asarray(residual), np.nan), nothing, np.zeros(lead, np.int32), seen)
 
 
 def _factorised(

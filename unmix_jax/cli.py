@@ -75,7 +75,7 @@ Extract = Literal["vca", "nfindr"]
 Method = Literal[
     "fcls", "nnls", "scls", "ucls",
     "recommended", "simple", "simple_cosine", "daeu", "daeu_sad", "sidaeu", "endnet", "endnet_noisy", "ospaeu", "nae",
-    "archetypal", "nmf",
+    "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
 ]  # fmt: skip
 
 

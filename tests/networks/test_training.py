@@ -1,5 +1,7 @@
 """One training loop: the same key gives the same result, whatever runs beside it or between; what is bad stops."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from unmix_jax.metrics import mean_sad
 from unmix_jax.networks.autoencoder import Autoencoder, MixingDecoder, MLPDecoder
 from unmix_jax.networks.layers import BatchNorm, Dense, GaussianNoise, LeakyReLU, Sequential, Softmax, glorot
 from unmix_jax.networks.losses import Objective, mse, sad, weight_decay
+from unmix_jax.networks.recipes import follow
 from unmix_jax.networks.training import Schedule, train
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.physics.mixing import PPNM
@@ -103,11 +106,11 @@ def test_a_seed_that_leaves_the_finite_is_stopped_and_the_others_go_on():
     def begun(key, start):
         return eqx.tree_at(lambda n: n.decoder.spectra, build(key), start)
 
-    starts = 40 * np.stack([ENDMEMBERS, 10 * ENDMEMBERS, 0.9 * ENDMEMBERS])
+    starts = np.stack([ENDMEMBERS, 10 * ENDMEMBERS, 0.9 * ENDMEMBERS]) * (40 / PIXELS.max())
     options = {"objective": Objective(falls), "builder": begun}
     found = run(starts=starts, **options)
     np.testing.assert_array_equal(np.asarray(found.stopped), [-1, 0, -1])
-    assert_close(found.endmembers[1], np.float32(starts[1]), scale=40)  # the last good state
+    assert_close(found.endmembers[1], np.float32(starts[1]) * PIXELS.max(), scale=40)  # the last good state
     assert np.isnan(np.asarray(found.losses)[1]).all()
     alone = run(KEYS[::2], starts=starts[::2], **options)
     assert_close(found.endmembers[::2], alone.endmembers, scale=40)
@@ -173,16 +176,19 @@ def test_endmembers_of_an_mlp_are_what_it_renders_of_pure_pixels():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(name):
     recipe = RECIPES[name]
-    whole = recipe.schedule
-    short = Schedule(len(whole.alternate), min(whole.batch, 64), whole.optimiser, 128, whole.alternate)
-    starts = 36 * np.stack([ENDMEMBERS, ENDMEMBERS[::-1]])
-    found = run(
-        KEYS[:2], short, recipe.objective, lambda key, start: recipe.build(key, BANDS, COUNT, start), starts=starts
-    )
+    whole, window = recipe.schedule, recipe.window and (min(recipe.window[0], 6), min(recipe.window[1], 6))
+    few = 128 if window is None else 16
+    short = dataclasses.replace(whole, batch=min(whole.batch, few), sample=few)
+    recipe = recipe._replace(schedule=short, window=window)
+    image = np.ones((15, 20), bool)
+    found = follow(recipe, PIXELS, COUNT, keys=KEYS[:2], valid=image, epochs=len(whole.alternate))
     assert np.isfinite(np.asarray(found.endmembers)).all()
     assert (np.asarray(found.stopped) == -1).all()
     assert np.isfinite(np.asarray(found.losses)).all()
-    assert_close(np.asarray(found.abundances(PIXELS)).sum(-1), np.ones((2, 300)))
+    pixels = PIXELS.reshape(1, 15, 20, BANDS) if recipe.neighbours else PIXELS
+    shares = np.asarray(found.abundances(pixels))
+    assert shares.min() >= 0
+    assert_close(shares.sum(-1), np.ones((2, *pixels.shape[:-1])))
 
 
 @pytest.mark.parametrize(

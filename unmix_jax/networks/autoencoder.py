@@ -30,8 +30,8 @@ class Decoder(eqx.Module):
 
     @abstractmethod
     def __call__(
-        self, abundances: Float[Array, "pixel endmember"], state: Any, key: Key[Array, ""] | None
-    ) -> tuple[Float[Array, "pixel band"], Any]:
+        self, abundances: Float[Array, "*pixel endmember"], state: Any, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "*pixel band"], Any]:
         """Spectra of the batch, and the state after it."""
 
 
@@ -67,7 +67,9 @@ class MixingDecoder(Decoder):
         """Each pixel mixed."""
         if isinstance(self.mixing, Linear):
             return matmul(abundances, self.endmembers), state
-        return jax.vmap(lambda s: self.mixing(s, self.endmembers))(abundances), state
+        flat = abundances.reshape(-1, abundances.shape[-1])
+        mixed = jax.vmap(lambda s: self.mixing(s, self.endmembers))(flat)
+        return mixed.reshape(*abundances.shape[:-1], -1), state
 
 
 class PostNonlinear(Decoder):
@@ -144,11 +146,13 @@ class Autoencoder(eqx.Module):
         return self.encoder.gathered(), self.decoder.gathered()
 
     def __call__(
-        self, pixels: Float[Array, "pixel band"], state: Any, key: Key[Array, ""] | None = None
-    ) -> tuple[Float[Array, "pixel endmember"], Float[Array, "pixel band"], Any]:
+        self, pixels: Float[Array, "*pixel band"], state: Any, key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, "*pixel endmember"], Float[Array, "*pixel band"], Any]:
         """Abundances, rendered spectra, and the state after this batch; with a key it trains."""
         coded, into = self.encoder(pixels, state[0], key)
         abundances = self.simplex(coded)
+        if abundances.ndim > pixels.ndim:  # an encoder with several answers for one pixel
+            abundances = jnp.mean(abundances, -2)
         rendered, out = self.decoder(abundances, state[1], None if key is None else jax.random.fold_in(key, 1 << 20))
         return abundances, rendered, (into, out)
 

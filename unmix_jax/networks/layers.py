@@ -1,8 +1,8 @@
 """What encoders are made of: layers on a batch of pixels, and layers whose outputs are abundances.
 
-A layer is ``layer(x, state, key) -> (x, state)`` on x [pixel, feature]. With a ``key`` it trains: noise is drawn, batch
-statistics are used and gathered. Without one it is a fixed function of each row. ``state`` is what a layer gathers and
-does not train, None for all but `BatchNorm`.
+A layer is ``layer(x, state, key) -> (x, state)`` on x [..., feature], a list of pixels or of windows of a scene. With
+a ``key`` it trains: noise is drawn, batch statistics are used and gathered. Without one it is a fixed function.
+``state`` is what a layer gathers and does not train, None for all but `BatchNorm` and `Variational`.
 
 A sum-to-one layer is ``layer(z) -> abundances`` on [..., endmember]: finite, not negative, of sum one for any finite z.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "AugmentedRow",
     "BatchNorm",
     "Dense",
+    "Divergence",
     "Dropout",
     "GaussianNoise",
     "Layer",
@@ -34,6 +35,9 @@ __all__ = [
     "SparseReLU",
     "SumToOne",
     "TopK",
+    "Unbounded",
+    "Variational",
+    "added",
     "constrained",
     "glorot",
 ]
@@ -54,8 +58,8 @@ class Layer(eqx.Module):
 
     @abstractmethod
     def __call__(
-        self, x: Float[Array, "pixel feature"], state: Any, key: Key[Array, ""] | None
-    ) -> tuple[Float[Array, "pixel unit"], Any]:
+        self, x: Float[Array, "*pixel feature"], state: Any, key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "*pixel unit"], Any]:
         """Outputs of the batch, and the state after it."""
 
 
@@ -94,7 +98,7 @@ class Dense(Layer):
 
     def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
         """Linear in the features."""
-        x = einsum("pf,uf->pu", x, self.weight)
+        x = einsum("...f,uf->...u", x, self.weight)
         return x if self.bias is None else x + self.bias, state
 
 
@@ -109,7 +113,7 @@ class AngleDense(Layer):
     def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
         """One for a pixel along the weights, one half for one at right angles, one half for a pixel of zeros."""
         lengths = jnp.sqrt(jnp.sum(x**2, -1, keepdims=True) * jnp.sum(self.weight**2, -1) + jnp.finfo(x.dtype).tiny)
-        cosine = jnp.clip(einsum("pf,uf->pu", x, self.weight) / lengths, -COSINE, COSINE)
+        cosine = jnp.clip(einsum("...f,uf->...u", x, self.weight) / lengths, -COSINE, COSINE)
         return 1 - jnp.arccos(cosine) / jnp.pi, state
 
 
@@ -140,8 +144,9 @@ class BatchNorm(Layer):
         """Normalised features."""
         mean, variance = state
         if key is not None:
-            mean = jnp.mean(x, 0)
-            variance = jnp.mean((x - mean) ** 2, 0)
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x, axes)
+            variance = jnp.mean((x - mean) ** 2, axes)
             kept = self.momentum
             state = (kept * state[0] + (1 - kept) * mean, kept * state[1] + (1 - kept) * variance)
         factor = jax.lax.rsqrt(variance + self.epsilon)
@@ -201,6 +206,43 @@ class GaussianNoise(Layer):
         return x + self.std * jax.random.normal(key, x.shape, x.dtype), state
 
 
+class Divergence(eqx.Module):
+    """What a layer adds to the loss of a batch, on its way through the state."""
+
+    value: Float[Array, ""]
+
+
+def added(state: Any) -> Float[Array, ""]:
+    """What the layers with this state add to the loss."""
+    parts = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Divergence))
+    return sum((part.value for part in parts if isinstance(part, Divergence)), jnp.zeros(()))
+
+
+class Variational(Layer):
+    """A draw from N(μ, σ²) with x = (μ, log σ²) in training, μ otherwise.
+
+    To the loss it adds weight × KL(N(μ, σ²) ‖ N(0, 1)).
+
+    Reference: Kingma and Welling 2014, arXiv:1312.6114.
+    """
+
+    weight: float = eqx.field(static=True)
+
+    def gathered(self) -> Any:
+        """Nothing is added yet."""
+        return Divergence(jnp.zeros(()))
+
+    def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Half as many features."""
+        mean, logarithm = jnp.split(x, 2, -1)
+        if key is None:
+            return mean, state
+        logarithm = jnp.clip(logarithm, -20, 20)
+        away = 0.5 * jnp.sum(mean**2 + jnp.exp(logarithm) - 1 - logarithm, -1)
+        drawn = mean + jnp.exp(0.5 * logarithm) * jax.random.normal(key, mean.shape, mean.dtype)
+        return drawn, Divergence(self.weight * jnp.mean(away))
+
+
 class MaskedNoise(Layer):
     """White noise that leaves each feature alone at this rate, and is scaled up elsewhere, in training.
 
@@ -244,6 +286,14 @@ class SumToOne(eqx.Module):
     @abstractmethod
     def __call__(self, z: Float[Array, "*pixel endmember"]) -> Float[Array, "*pixel endmember"]:
         """Abundances: not negative, of sum one."""
+
+
+class Unbounded(SumToOne):
+    """z as it is, for networks whose code is no abundance."""
+
+    def __call__(self, z: Any) -> Array:
+        """Unchanged."""
+        return z
 
 
 class Softmax(SumToOne):

@@ -1,7 +1,8 @@
 """What networks are trained on: how far a rendered spectrum is from a pixel, and what abundances and weights should be.
 
-A fidelity is ``fidelity(pixels, rendered) -> loss`` on [pixel, band], a mean over the pixels. A penalty is
-``penalty(network, abundances) -> loss``. An `Objective` is one fidelity and weighted penalties.
+A fidelity is ``fidelity(pixels, rendered) -> loss`` on [..., band], a mean over the pixels. A penalty is
+``penalty(network, abundances) -> loss``. An `Objective` is one fidelity and weighted penalties. Pixels are a list, or
+windows of a scene [window, row, column].
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ __all__ = [
     "osp",
     "sad",
     "sid",
+    "tv",
     "weight_decay",
 ]
 
@@ -39,7 +41,7 @@ def _cosine(pixels: Array, rendered: Array) -> Array:
     return jnp.sum(pixels * rendered, -1) / jnp.where(lengths > 0, lengths, 1.0)
 
 
-def sad(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+def sad(pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
     """Spectral angle distance in radians, mean over the pixels.
 
     Reference: Palsson, Sveinsson and Ulfarsson 2022, eq. 24, 10.1109/JSTARS.2021.3140154.
@@ -47,7 +49,7 @@ def sad(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]
     return jnp.mean(metrics.sad(pixels, rendered))
 
 
-def cosine_loss(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+def cosine_loss(pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
     """(1 − cosine) / bands, mean over the pixels: what the survey's published code minimises under the name of SAD.
 
     It is quadratic in a small angle where `sad` is linear: pixels that fit already count for less.
@@ -55,7 +57,7 @@ def cosine_loss(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixe
     return jnp.mean(1 - _cosine(pixels, rendered)) / pixels.shape[-1]
 
 
-def sid(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+def sid(pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
     """Spectral information divergence in nats, mean over the pixels: Σ_b (p − q)(log p − log q) with p = u/Σu.
 
     A spectrum with negative values is lifted by the most negative one, where `metrics.sid` takes these for zero: there
@@ -72,7 +74,7 @@ def sid(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]
     return jnp.mean(jnp.sum((p - q) * (jnp.log(p) - jnp.log(q)), -1))
 
 
-def mse(pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+def mse(pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
     """Mean squared error over pixels and bands."""
     return jnp.mean((pixels - rendered) ** 2)
 
@@ -88,7 +90,7 @@ class HyperLaplacian(eqx.Module):
     exponent: float = eqx.field(static=True, default=0.7)
     epsilon: float = eqx.field(static=True, default=1e-6)
 
-    def __call__(self, pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+    def __call__(self, pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
         """The loss of a batch."""
         power = jnp.exp(self.exponent * jnp.log(jnp.abs(pixels - rendered) + self.epsilon))
         near = jnp.log(jnp.maximum(_cosine(pixels, rendered), self.epsilon))
@@ -104,13 +106,13 @@ class EndnetFidelity(eqx.Module):
     mse_weight: float = eqx.field(static=True, default=0.005)
     angle_weight: float = eqx.field(static=True, default=50.0)
 
-    def __call__(self, pixels: Float[Array, "pixel band"], rendered: Float[Array, "pixel band"]) -> Float[Array, ""]:
+    def __call__(self, pixels: Float[Array, "*pixel band"], rendered: Float[Array, "*pixel band"]) -> Float[Array, ""]:
         """The loss of a batch."""
         near = jnp.maximum(1 - metrics.sad(pixels, rendered) / jnp.pi, 1e-6)
         return self.mse_weight * mse(pixels, rendered) - self.angle_weight * jnp.mean(jnp.log(near))
 
 
-def l1(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def l1(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Σ|s|, mean over the pixels: constant where abundances sum to one."""
     return jnp.mean(jnp.sum(jnp.abs(abundances), -1))
 
@@ -121,34 +123,48 @@ class Lq(eqx.Module):
     exponent: float = eqx.field(static=True, default=0.5)
     epsilon: float = eqx.field(static=True, default=1e-6)
 
-    def __call__(self, network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+    def __call__(self, network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
         """The penalty of a batch."""
         return jnp.mean(jnp.sum(jnp.exp(self.exponent * jnp.log(jnp.abs(abundances) + self.epsilon)), -1))
 
 
-def osp(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def osp(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Σ_i<j cos(s_·i, s_·j): zero where no two endmembers are in the same pixels (orthogonal sparse prior).
 
     Reference: Dou et al. 2020 (OSPAEU), 10.1109/TGRS.2020.2977819.
     """
+    abundances = abundances.reshape(-1, abundances.shape[-1])
     lengths = safe_norm(abundances.T)
     unit = abundances / jnp.where(lengths > 0, lengths, 1.0)
     products = matmul(unit.T, unit)
     return 0.5 * (jnp.sum(products) - jnp.trace(products))
 
 
-def l21(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def l21(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Σ_i ‖s_·i‖₂ over the square root of the number of pixels: few endmembers in the batch."""
+    abundances = abundances.reshape(-1, abundances.shape[-1])
     return jnp.sum(safe_norm(abundances.T)) / abundances.shape[0] ** 0.5
 
 
-def weight_decay(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def tv(network: Any, abundances: Float[Array, "window row column endmember"]) -> Float[Array, ""]:
+    """Total variation: Σ_i |s_i − s_i of the next pixel|, mean along rows plus mean along columns.
+
+    Reference: Iordache, Bioucas-Dias and Plaza 2012, 10.1109/TGRS.2012.2191590 (of abundance maps).
+    """
+    total = jnp.zeros((), abundances.dtype)
+    for axis in (1, 2):
+        if abundances.shape[axis] > 1:
+            total = total + jnp.mean(jnp.sum(jnp.abs(jnp.diff(abundances, axis=axis)), -1))
+    return total
+
+
+def weight_decay(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Sum of squares of all weight matrices, endmembers included."""
     matrices = [leaf for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)) if leaf.ndim > 1]
     return sum((jnp.sum(matrix**2) for matrix in matrices), jnp.zeros(()))
 
 
-def minimum_volume(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def minimum_volume(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Log det of the endmembers' Gram matrix about their mean, per endmember: small for a small simplex."""
     endmembers = network.endmembers
     away = endmembers - jnp.mean(endmembers, 0)
@@ -158,7 +174,7 @@ def minimum_volume(network: Any, abundances: Float[Array, "pixel endmember"]) ->
     return jnp.linalg.slogdet(gram + singular + 1e-6 * jax.lax.stop_gradient(power) * jnp.eye(len(gram)))[1] / len(gram)
 
 
-def entry_bounds(network: Any, abundances: Float[Array, "pixel endmember"]) -> Float[Array, ""]:
+def entry_bounds(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Array, ""]:
     """Sum of what endmembers are below zero and above one, instead of a projection."""
     endmembers = network.endmembers
     return jnp.sum(jnp.maximum(-endmembers, 0)) + jnp.sum(jnp.maximum(endmembers - 1, 0))

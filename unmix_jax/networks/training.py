@@ -13,8 +13,9 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.networks.autoencoder import Autoencoder, NetworkUnmixer
-from unmix_jax.networks.layers import constrained
+from unmix_jax.networks.layers import added, constrained
 from unmix_jax.networks.losses import Objective
+from unmix_jax.networks.windows import Windows
 
 __all__ = ["Schedule", "Trained", "train"]
 
@@ -24,11 +25,12 @@ class Schedule(eqx.Module):
 
     Attributes:
         epochs: passes over the sample.
-        batch: pixels of a step.
-        sample: pixels drawn from the scene with replacement, once for each seed; None: all of them.
+        batch: pixels, or windows, of a step.
+        sample: pixels, or windows, drawn from the scene with replacement, once for each seed; None: all of them.
         optimiser: an optax transformation.
         alternate: what each epoch of a cycle trains: "all", "encoder" or "decoder"; the optimiser sees a slope of zero
             for the other part meanwhile.
+        together: whether seeds run side by side; one after another costs less where a step is large.
     """
 
     epochs: int = eqx.field(static=True)
@@ -36,6 +38,7 @@ class Schedule(eqx.Module):
     optimiser: optax.GradientTransformation = eqx.field(static=True)
     sample: int | None = eqx.field(static=True, default=2000)
     alternate: tuple[str, ...] = eqx.field(static=True, default=("all",))
+    together: bool = eqx.field(static=True, default=True)
 
 
 class Trained(eqx.Module):
@@ -60,22 +63,22 @@ class Trained(eqx.Module):
         """Endmembers of each seed, in the unit of the pixels."""
         return self.scale * eqx.filter_vmap(lambda network: network.endmembers)(self.networks)
 
-    def abundances(self, pixels: Float[Any, "pixel band"]) -> Float[Array, "seed pixel endmember"]:
-        """What each network's own sum-to-one layer returns, in inference."""
+    def abundances(self, pixels: Float[Any, "*pixel band"]) -> Float[Array, "seed *pixel endmember"]:
+        """What each network's own sum-to-one layer returns, in inference; some take [image, row, column, band]."""
         scaled = jnp.asarray(pixels) / self.scale
-
-        def one(network: Autoencoder, state: Any) -> Array:
-            return network(scaled, state, None)[0]
-
-        return eqx.filter_vmap(one)(self.networks, self.states)
+        found = []
+        for seed in range(len(self.stopped)):
+            network, state = self._of(seed)
+            found.append(network(scaled, state, None)[0])
+        return jnp.stack(found)
 
     def unmixer(self, seed: int) -> NetworkUnmixer:
         """The network of one seed, as `unmix` takes it."""
+        return NetworkUnmixer(*self._of(seed), self.scale)
 
-        def one(leaf: Any) -> Any:
-            return leaf[seed] if eqx.is_array(leaf) else leaf
-
-        return NetworkUnmixer(jax.tree.map(one, self.networks), jax.tree.map(one, self.states), self.scale)
+    def _of(self, seed: int) -> tuple[Autoencoder, Any]:
+        """Network and state of one seed."""
+        return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, (self.networks, self.states))
 
 
 def train(
@@ -85,7 +88,8 @@ def train(
     schedule: Schedule,
     *,
     keys: Key[Array, " seed"],
-    starts: Float[Any, "seed endmember band"] | None = None,
+    starts: Any = None,
+    windows: Windows | None = None,
     patience: int | None = None,
     every: int = 5,
     checkpoint: str | Path | None = None,
@@ -101,7 +105,9 @@ def train(
         objective: what is minimised.
         schedule: how.
         keys: one per seed; the result of a seed does not depend on the others.
-        starts: endmembers that each seed begins at, in the unit of the pixels; None: ``start`` is None.
+        starts: what each seed begins at, arrays with a leading seed axis, as ``build`` takes them: spectra divided by
+            the greatest value of the pixels; None: ``start`` is None.
+        windows: of the image that the pixels are from, for networks that look at neighbours; None: single pixels.
         patience: end when for so many epochs no seed's loss has fallen by a thousandth; None: run all epochs.
         every: epochs between two looks at progress, patience and checkpoint; the result does not depend on it.
         checkpoint: file to keep the state of the run in; where it exists, the run goes on from it. Pixels, keys,
@@ -114,22 +120,21 @@ def train(
     Raises:
         ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given.
     """
-    data, scale = _data(pixels, schedule)
+    data, scale = _data(pixels, schedule, windows)
     if starts is not None:
-        starts = np.asarray(starts)
-        if len(starts) != len(keys):
-            raise ValueError(f"each of {len(keys)} seeds needs a start, got {len(starts)}")
-        starts = jnp.asarray(starts / scale, data.dtype)
+        starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), starts)
+        if any(len(leaf) != len(keys) for leaf in jax.tree.leaves(starts)):
+            raise ValueError(f"each of {len(keys)} seeds needs a start, got {len(jax.tree.leaves(starts)[0])}")
     static, carry = _begin(build, data, schedule, keys, starts)
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
-    mark = "" if path is None else _mark(data, keys, starts, objective, schedule, static)
+    mark = "" if path is None else _mark(data, keys, (starts, windows), objective, schedule, static)
     if path is not None and path.exists():
         done, losses, carry = _resume(path, mark, losses, carry)
     while done < schedule.epochs and not _settled(losses[:, :done], patience):
         count = min(every, schedule.epochs - done)
-        carry, part = _epochs(static, objective, schedule, data, carry, jnp.asarray(done), count)
+        carry, part = _epochs(static, objective, schedule, data, windows, carry, jnp.asarray(done), count)
         losses[:, done : done + count] = np.asarray(part)
         done += count
         if path is not None:
@@ -140,16 +145,17 @@ def train(
     return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, data.dtype))
 
 
-def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
+def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tuple[Array, float]:
     """Pixels divided by their greatest value, and that value."""
     values = np.asarray(pixels)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"pixels to train on are [pixel, band] and not empty, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("pixels to train on must be finite: leave masked pixels and bad bands out")
-    available = len(values) if schedule.sample is None else schedule.sample
+    available = len(values if windows is None else windows) if schedule.sample is None else schedule.sample
     if schedule.batch > available:
-        raise ValueError(f"a batch has {schedule.batch} pixels, there are {available} to train on")
+        what = "pixels" if windows is None else "windows"
+        raise ValueError(f"a batch has {schedule.batch} {what}, there are {available} to train on")
     scale = float(values.max())
     if scale <= 0:
         raise ValueError(f"pixels must have positive values, the greatest is {scale}")
@@ -159,7 +165,7 @@ def _data(pixels: Any, schedule: Schedule) -> tuple[Array, float]:
 
 def _begin(build: Any, data: Array, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
     """What of the networks does not change, and the carry of the loop with a seed axis."""
-    first = None if starts is None else starts[0]
+    first = jax.tree.map(lambda leaf: leaf[0], starts)
     static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
     return static, _initial(build, schedule, data.dtype, keys, starts)
 
@@ -180,21 +186,29 @@ def _initial(build: Any, schedule: Schedule, dtype: Any, keys: Array, starts: An
 
 @eqx.filter_jit
 def _epochs(
-    static: Any, objective: Objective, schedule: Schedule, data: Array, carry: Any, first: Array, count: int
+    static: Any,
+    objective: Objective,
+    schedule: Schedule,
+    data: Array,
+    windows: Any,
+    carry: Any,
+    first: Array,
+    count: int,
 ) -> tuple[Any, Array]:
     """Some epochs of all seeds."""
-    size = len(data) if schedule.sample is None else schedule.sample
+    available = len(data if windows is None else windows)
+    size = available if schedule.sample is None else schedule.sample
     steps = size // schedule.batch
 
     def loss_of(arrays: Any, state: Any, batch: Array, key: Array) -> tuple[Array, Any]:
         network = eqx.combine(arrays, static)
         abundances, rendered, state = network(batch, state, key)
-        return objective(network, batch, abundances, rendered), state
+        return objective(network, batch, abundances, rendered) + added(state), state
 
     def step(carry: Any, given: Any) -> tuple[Any, Array]:
         arrays, moments, state, key, stopped, number = carry
         index, parts = given
-        batch = data[index]
+        batch = data[index] if windows is None else windows.gather(data, index)
         own = jax.random.fold_in(key, number)
         (loss, new_state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, own)
         if len(schedule.alternate) > 1:
@@ -213,7 +227,7 @@ def _epochs(
 
     def epoch(carry: Any, number: Array) -> tuple[Any, Array]:
         key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
-        chosen = _order(key, number, len(data), schedule.sample)[: steps * schedule.batch]
+        chosen = _order(key, number, available, schedule.sample)[: steps * schedule.batch]
         indices = chosen.reshape(steps, schedule.batch)  # the pixels themselves would be a copy for each seed
         turn = jnp.asarray([["all", "encoder", "decoder"].index(part) for part in schedule.alternate])
         part = jnp.broadcast_to(turn[number % len(turn)], steps)
@@ -223,7 +237,7 @@ def _epochs(
     def seed(carry: Any) -> tuple[Any, Array]:
         return jax.lax.scan(epoch, carry, first + jnp.arange(count))
 
-    return jax.vmap(seed)(carry)
+    return (jax.vmap(seed) if schedule.together else lambda seeds: jax.lax.map(seed, seeds))(carry)
 
 
 def _order(key: Array, epoch: Array, count: int, size: int | None) -> Array:
