@@ -139,6 +139,14 @@ def test_tasks_see_all_pixels_and_answer_for_one():
     assert_close(layer(windows[:, 0, 0], state, None)[0], layer(same, state, None)[0][:, 0], scale=10)
 
 
+def test_pixels_without_neighbours_are_refused():
+    tasks = Tasks(Sequential(()), tuple(Sequential((Dense(draw(COUNT, 4 * BANDS)),)) for _ in range(4)))
+    with pytest.raises(ValueError, match="must have 4 pixels, got 1 × 3"):
+        tasks(draw(2, 1, 3, BANDS), tasks.gathered(), None)
+    with pytest.raises(ValueError, match=r"needs windows or an image .*cannot unmix single pixels"):
+        Convolution(draw(3, 3, BANDS, 6))(draw(7, BANDS), None, None)
+
+
 def test_total_variation():
     maps = np.zeros((2, 4, 5, 2), np.float32)
     maps[..., 0], maps[0, :, 2:, 0], maps[0, :, 2:, 1] = 1, 0, 1  # one edge, of height two, in one of two windows

@@ -33,7 +33,16 @@ class Convolution(Layer):
         return self if self.basis is None else eqx.tree_at(lambda c: c.basis, self, before.basis)
 
     def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
-        """Linear in the features of a pixel and its neighbours."""
+        """Linear in the features of a pixel and its neighbours.
+
+        Raises:
+            ValueError: single pixels, which have no neighbours.
+        """
+        if x.ndim != 4:
+            raise ValueError(
+                f"a convolution needs windows or an image [window, row, column, feature], got shape {x.shape}: a network "
+                f"that looks at neighbours cannot unmix single pixels"
+            )
         if self.basis is None:
             return convolve(x, self.weight), state
         basis = jax.lax.stop_gradient(self.basis)
@@ -76,8 +85,14 @@ class Tasks(Layer):
         return self.shared.gathered(), tuple(task.gathered() for task in self.tasks)
 
     def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
-        """A code for each pixel."""
+        """A code for each pixel.
+
+        Raises:
+            ValueError: windows of another number of pixels.
+        """
         windows = x.ndim == 4
+        if windows and x.shape[1] * x.shape[2] != len(self.tasks):
+            raise ValueError(f"windows must have {len(self.tasks)} pixels, got {x.shape[1]} × {x.shape[2]}")
         together = x.reshape(len(x), -1) if windows else jnp.tile(x, (1, len(self.tasks)))
         first, second = (None, None) if key is None else jax.random.split(key)
         coded, shared = self.shared(together, state[0], first)
