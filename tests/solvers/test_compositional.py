@@ -65,6 +65,11 @@ def batch(solver, endmembers, pixels):
     return jax.vmap(lambda pixel: solver(pixel, endmembers))(pixels)
 
 
+@jax.jit
+def least_squares(pixel, endmembers):
+    return fcls(pixel, prepare(endmembers))
+
+
 def by_likelihood(pixel, endmembers):
     return ncm(pixel, endmembers, estimate="likelihood")
 
@@ -100,7 +105,7 @@ def assert_fixed_point(solution, pixels, good):
     for i in np.flatnonzero(solution.converged)[:6]:
         a = np.asarray(solution.abundances[i])
         root = np.linalg.inv(np.linalg.cholesky(covariance(a)[np.ix_(good, good)]))
-        again = fcls(root @ pixels[i, good], prepare(MEANS[:, good] @ root.T)).abundances
+        again = least_squares(root @ pixels[i, good], MEANS[:, good] @ root.T).abundances
         np.testing.assert_allclose(a, again, atol=1e-6)
         wrong = (pixels[i] - a @ MEANS)[good]
         assert_close(solution.residual[i], np.sqrt(np.mean(wrong**2)))
@@ -178,11 +183,13 @@ def test_derivatives_of_the_beta_are_those_of_its_logarithm():
         total = mean * (1 - mean) / variance - 1
         return -jax.scipy.stats.beta.logpdf(level, mean * total, (1 - mean) * total)
 
+    @jax.jit
+    def both(inputs):
+        return beta_energy(*inputs), energy(inputs), jax.grad(energy)(inputs), jax.hessian(energy)(inputs)
+
     for inputs in ([0.3, 0.32, 1e-3], [0.9, 0.7, 0.05], [0.02, 0.01, 4e-3], [0.5, 0.49, 1e-4]):
-        inputs = jnp.asarray(inputs)
-        value, by_mean, by_variance, flat, mixed, bent = beta_energy(*inputs)
-        slope, curvature = jax.grad(energy)(inputs), jax.hessian(energy)(inputs)
-        assert_close(value, energy(inputs))
+        (value, by_mean, by_variance, flat, mixed, bent), plain, slope, curvature = both(jnp.asarray(inputs))
+        assert_close(value, plain)
         np.testing.assert_allclose([by_mean, by_variance], slope[1:], rtol=1e-6)
         np.testing.assert_allclose([[flat, mixed], [mixed, bent]], curvature[1:, 1:], rtol=1e-5)
 
@@ -196,7 +203,7 @@ def test_neighbours_share_their_moments():
     pixels = np.einsum("e,keb->kb", truth, rng.beta(law.alpha, law.beta, (400, 3, BANDS)))
     problem = prepare_bcm(law)
     plain = bcm_neighbours(pixels, problem, match_spread=False)
-    np.testing.assert_allclose(plain.abundances, fcls(pixels.mean(0), MEANS).abundances, atol=1e-12)
+    np.testing.assert_allclose(plain.abundances, least_squares(pixels.mean(0), MEANS).abundances, atol=1e-12)
     solve = eqx.filter_jit(bcm_neighbours)
     both = solve(pixels, problem, linear_spread=jnp.asarray(False))
     off = np.abs(both.abundances - truth) / np.sqrt(np.diag(both.covariance))
@@ -313,7 +320,8 @@ def test_bundles_of_few_spectra():
 
 
 def test_one_endmember_is_all_there_is():
-    solution = ncm(jnp.asarray(1.1 * MEANS[0], jnp.float32), prepare_ncm(Normal.isotropic(MEANS[:1], 0.1), noise=NOISE))
+    alone = prepare_ncm(Normal.isotropic(MEANS[:1], 0.1), noise=NOISE)
+    solution = eqx.filter_jit(ncm)(jnp.asarray(1.1 * MEANS[0], jnp.float32), alone)
     assert float(solution.abundances[0]) == 1.0
 
 
