@@ -40,8 +40,8 @@ class Convolution(Layer):
         """
         if x.ndim != 4:
             raise ValueError(
-                f"a convolution needs windows or an image [window, row, column, feature], got shape {x.shape}: a network "
-                f"that looks at neighbours cannot unmix single pixels"
+                f"a convolution needs windows or an image [window, row, column, feature], got shape {x.shape}: "
+                f"a network that looks at neighbours cannot unmix single pixels"
             )
         if self.basis is None:
             return convolve(x, self.weight), state
