@@ -14,8 +14,9 @@ from itertools import count
 from pathlib import Path
 
 # before JAX; also of commands that tests run
-few = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() not in ("0", "false", "off", "no", "n", "f")
-if few and version("jaxlib").startswith("0.10."):  # one that does not know the flag would end at once
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1").lower() not in (
+    "0", "false", "off", "no", "n", "f"
+) and version("jaxlib").startswith("0.10."):  # one that does not know the flag would end at once  # fmt: skip
     quick = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{quick} {os.environ.get('XLA_FLAGS', '')}"  # what is set already comes last, and wins
 
