@@ -1,22 +1,24 @@
-"""The dense autoencoders of the survey and the recommended blind method: Samson, speed, rendered scenes.
+"""The networks of the survey and the recommended blind method: Samson, cost, rendered scenes.
 
     python experiments/autoencoder_comparison.py
 
-Forty minutes on one core, to which it binds itself. Part 1, Samson (UNMIX_JAX_DATA), reference `A` of the
-survey (Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154) and the other in circulation, `_alt`: all
-recipes of `networks.zoo`, 25 seeds, VCA drawn anew for each that begins there; `vca` itself, 25 draws; `nmf` (L1/2) and
-`archetypal`, which are slow, 5 seeds.
+TODO minutes on one core, to which it binds itself. Part 1, Samson (UNMIX_JAX_DATA), reference `A` of the survey
+(Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154) and the other in circulation, `_alt`: all recipes
+of `networks.zoo`, 25 seeds, VCA drawn anew for each that begins there; `vca` itself, 25 draws; `cnnaeu`, `nmf` (L1/2)
+and `archetypal`, which are slow, 5 seeds.
 
 - `<method>_msad_mean`, `_msad_std`, `_sad_<name>`: angles to the reference, radians, over all seeds, collapsed ones
   too; `_collapsed`: share of runs that stopped, have a spectrum of zeros or two that are one; `_consistency`: mean
   angle between two runs that have not;
 - `_rmse_<read-out>_mean`: error of the abundances as in eq. 33. `own` is what the sum-to-one layer returns, or the
-  factorisation; `fcls` and `projective` as in `blind.read_out`; `own_alt`, `fcls_alt` against the other reference;
+  factorisation; `fcls` and `projective` as in `readout.read_out`; `own_alt`, `fcls_alt` against the other reference;
   `_rmse_<name>`: projective, of one map;
-- `_medoid_msad`, `_medoid_rmse_projective`: of the run that `blind.consensus` takes without a reference.
+- `_medoid_msad`, `_medoid_rmse_projective`: of the run that `blind.consensus` takes without a reference;
+- `_cpu_s_seed`: CPU seconds of a seed as a user waits for it, compiling and VCA included (survey, Table VIII), of
+  `cnnaeu` by its steps; `cnnaeu_step_cpu_s`: of a step of 15 windows of 40 × 40 pixels.
 
-Part 2, speed in CPU seconds of the process: `_cpu_s_25_seeds`, one call of `train` that is compiled, without VCA
-(median of 3, of fewer where it is long; 25 are those of the full run); `_compile_s`, what the first call took more,
+Part 2, speed of the dense recipes: `_cpu_s_25_seeds`, one call of `train` that is compiled, without VCA (median of 3,
+of fewer where it is long; 25 are those of the full run); `_compile_s`, what the first call took more, VCA included,
 little where compiled programs are cached; `_ratio_loop`: that call over ONE seed in a Python loop of jitted steps with
 the same network, loss, optimiser and constraint, batches and keys laid out beforehand.
 
@@ -34,12 +36,17 @@ the abundances, `_rmse_projective` against what they are in that gauge, a_i p_i 
 a mean; `vca_<scene>_msad`: of 25 draws of VCA in each; `_over_vca`: mean ratio of the two, `_max` the greatest.
 
 Statements of the survey of Samson, 1 where true: `endnet_best`, `endnet_most_consistent` (without noise, against daeu,
-sidaeu, ospaeu, nae, nmf); `mse_like_nmf`: NAE, trained on the mean square, is not better than NMF by over a quarter.
-And one of ours, `gauge_decides`: every recipe has a lower RMSE by the projective read-out than by its own.
+sidaeu, ospaeu, nae, nmf); `then_mtaeu_then_cnnaeu`: EndNet, MTAEU, CNNAEU in this order; `spatial_more_consistent`:
+both of MTAEU and CNNAEU are more consistent than DAEU and SIDAEU; `scale_invariant_better`: methods whose loss is blind
+to scale have a lower mSAD in the mean than those whose loss is not (`GROUPS`, survey, Fig. 19, there over its real
+scenes); `mse_like_nmf`: NAE, trained on the mean square, is not better than NMF by over a quarter. And one of ours,
+`gauge_decides`: every recipe has a lower RMSE by the projective read-out than by its own.
 
 Wanted: mSAD simple 0.041 ± 0.012, simple_cosine 0.057 ± 0.015, daeu 0.048 ± 0.02, endnet 0.036 ± 0.02, sidaeu
-0.112 ± 0.04, nmf 0.135 ± 0.03; recommended: mSAD at most 0.030 (aim 0.019), RMSE projective 0.026 (0.010), consistency
-0.02 (0.001), `recommended_urban_over_vca` 0.7; `_ratio_loop` at most 4 (2.5) of simple, daeu, sidaeu.
+0.112 ± 0.04, nmf 0.135 ± 0.03, mtaeu 0.051 ± 0.015, mdae 0.37 ± 0.15, cnnaeu 0.065 to 0.10; recommended: mSAD at most
+0.030 (aim 0.019), RMSE projective 0.026 (0.010), consistency 0.02 (0.001), `recommended_urban_over_vca` 0.7;
+`_ratio_loop` at most 4 (2.5) of simple, daeu, sidaeu; `cnnaeu_step_cpu_s` at most 0.1. Of uDAS, SNSA and DAEN the
+survey says that they are alike, near NMF, and have trouble with water.
 Expected, mSAD: simple 0.039 ± 0.006, simple_cosine 0.051, daeu 0.051 ± 0.049 (few runs are far off), daeu_sad 0.034,
 sidaeu 0.082, endnet 0.030 ± 0.002 (with noise 0.13), ospaeu 0.068, nae 0.074, nmf 0.130, archetypal 0.075, vca 0.076;
 recommended 0.018, RMSE projective 0.011 (0.012 over all entries), consistency 0.0000, 31 CPU seconds. Over VCA 0.29 on
@@ -61,8 +68,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from autoencoder_ablation import abundances as projective
+from autoencoder_figures import GROUPS, Truth, groups, maps, scores_figure, spread
 from autoencoder_speed import seconds, speed
-from common import RESULTS, Partial, main, one_core
+from common import Partial, main, one_core
 
 from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.endmembers.archetypal import archetypal
@@ -82,15 +90,8 @@ URBAN = ("Asphalt", "Grass", "Tree", "Roof", "Metal", "Dirt")
 HOUSTON = tuple(f"group {i}" for i in range(5))
 SCENES = {"urban": URBAN[:4], "urban5": URBAN[:5], "urban6": URBAN, "houston": HOUSTON, "urban_dark": URBAN[:4]}
 SHOWN = ("sidaeu", "daeu_sad", "endnet", "mtaeu", "cnnaeu")
-EARLIER = {
-    "simple": 0.041, "simple_cosine": 0.057, "daeu": 0.048, "daeu_sad": 0.049, "sidaeu": 0.112, "endnet": 0.036,
-    "endnet_noisy": 0.271, "ospaeu": 0.069, "nae": 0.075, "mtaeu": 0.051, "cnnaeu": 0.065, "mdae": 0.375, "nmf": 0.135,
-    "archetypal": 0.072, "vca": 0.089,
-}  # fmt: skip
-SCALE_INVARIANT = ("cnnaeu", "mtaeu", "daeu", "sidaeu", "endnet")
-SCALE_SENSITIVE = ("nae", "mdae", "snsa", "udas", "daen", "nmf")  # trained on squared errors; OSPAEU is in between
 FRESH = 1000  # of scenes: others than were seen before
-EPOCHS = 5  # that a step of CNNAEU is timed over
+EPOCHS = (5, 15)  # of which the difference tells what a step of CNNAEU costs
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,6 @@ class Config:
     methods: tuple[str, ...] = METHODS
     scenes: tuple[str, ...] = tuple(SCENES)
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Pixels, and the endmembers and abundances they are scored against."""
-
-    pixels: np.ndarray
-    names: tuple[str, ...]
-    endmembers: np.ndarray
-    abundances: np.ndarray
 
 
 def samson(name: str) -> Truth:
@@ -190,19 +181,29 @@ def network(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, 
     if config.epochs:
         recipe = recipe._replace(schedule=dataclasses.replace(recipe.schedule, epochs=config.epochs))
     follows = eqx.Partial(follow, recipe, truth.pixels, count, valid=np.ones((side, side), bool))
-    kept = RESULTS / ".cache" / f"{name}.{config.few}.{config.epochs}.npz" if recipe.neighbours else None
+    kept = Partial(run, config).beside(f"{name}.npz") if recipe.neighbours else None
     trained, first = seconds(lambda: follows(keys=keys, checkpoint=kept))
     pixels = truth.pixels.reshape(1, side, side, -1) if recipe.neighbours else truth.pixels
     owns = np.asarray(trained.abundances(pixels)).reshape(len(keys), -1, count)
     scores = summary(np.asarray(trained.endmembers), owns, np.asarray(trained.stopped) >= 0, truth, other)
+    scores["cpu_s_seed"] = first / len(keys)
     if name in DENSE:
         return scores | speed(recipe, truth.pixels, count, keys, config.repetitions, first)
-    scores["cpu_s_seed"] = first / len(keys)
-    if recipe.neighbours:
-        again = [seconds(lambda: follows(keys=keys[:1], epochs=EPOCHS))[1] for _ in range(config.repetitions + 1)]
-        steps = EPOCHS * (recipe.schedule.sample // recipe.schedule.batch)
-        scores["step_cpu_s"] = statistics.median(again[1:]) / steps
+    if recipe.neighbours:  # what a run cost that went on from before is not known: by its steps
+        steps = recipe.schedule.sample // recipe.schedule.batch
+        scores["step_cpu_s"] = step_seconds(follows, keys[:1], steps, config.repetitions)
+        scores["cpu_s_seed"] = scores["step_cpu_s"] * steps * recipe.schedule.epochs
     return scores
+
+
+def step_seconds(follows: Any, keys: Any, steps: int, repetitions: int) -> float:
+    """CPU seconds of a step: what more epochs cost more, over their steps."""
+    few, many = EPOCHS
+    times: dict[int, list[float]] = {few: [], many: []}
+    for _ in range(repetitions + 1):
+        for epochs in times:
+            times[epochs].append(seconds(lambda epochs=epochs: follows(keys=keys, epochs=epochs))[1])
+    return (statistics.median(times[many][1:]) - statistics.median(times[few][1:])) / ((many - few) * steps)
 
 
 def method(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, Any]:
@@ -210,9 +211,11 @@ def method(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, A
     if name in RECIPES:
         return network(name, truth, other, config)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds if name == "vca" else config.few)
-    found: list[Any] = [FACTORISED.get(name, vca)(key, truth.pixels, len(truth.names)) for key in keys]
+    found: Any
+    found, cpu = seconds(lambda: [FACTORISED.get(name, vca)(key, truth.pixels, len(truth.names)) for key in keys])
     owns = [None if name == "vca" else np.asarray(one.abundances) for one in found]
-    return summary(np.stack([np.asarray(one.endmembers) for one in found]), owns, None, truth, other)
+    scores = summary(np.stack([np.asarray(one.endmembers) for one in found]), owns, None, truth, other)
+    return scores | {"cpu_s_seed": cpu / len(keys)}
 
 
 def recommended(number: int, truth: Truth, other: Truth, config: Config) -> dict[str, Any]:
@@ -270,7 +273,7 @@ def statements(metrics: dict[str, float]) -> dict[str, float]:
             of("consistency", "mtaeu", "cnnaeu").max() < of("consistency", "daeu", "sidaeu").min()
         ),
         "scale_invariant_better": lambda: (
-            of("msad_mean", *SCALE_INVARIANT).mean() < of("msad_mean", *SCALE_SENSITIVE).mean()
+            of("msad_mean", *GROUPS["scale invariant"]).mean() < of("msad_mean", *GROUPS["scale sensitive"]).mean()
         ),
         "gauge_decides": lambda: (of("rmse_projective_mean", *RECIPES) < of("rmse_own_mean", *RECIPES)).all(),
     }
@@ -304,77 +307,7 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
     return metrics | statements(metrics), figures | {"_runs": spread(shown, truth) if shown else None}
 
 
-def canvas(width: float, height: float, rows: int, columns: int) -> tuple[Any, Any]:
-    """A figure and its panels."""
-    from matplotlib.figure import Figure
-
-    image = Figure(figsize=(width, height), layout="constrained")
-    return image, image.subplots(rows, columns, squeeze=False)
-
-
-def scores_figure(metrics: dict[str, float], names: list[str]) -> Any:
-    """Angles with what was measured before, and the error of the abundances by read-out."""
-    image, ((left, right),) = canvas(12, 4, 1, 2)
-    means, stds = ([metrics[f"{name}_msad_{kind}"] for name in names] for kind in ("mean", "std"))
-    left.errorbar(range(len(names)), means, stds, fmt="o", capsize=3, label="ours, mean and standard deviation")
-    left.plot(
-        range(len(names)), [EARLIER.get(name, np.nan) for name in names], "x", color="0.3", label="earlier, elsewhere"
-    )
-    left.plot(len(names), metrics["recommended_msad"], "s", color="tab:red", label="recommended")
-    left.axhline(0.0253, color="0.6", lw=0.8, ls="--", label="best published")
-    left.set(yscale="log", ylabel="mSAD (rad)")
-    for j, gauge in enumerate(("own", "fcls", "projective")):
-        keys = [f"{name}_rmse_{gauge}_mean" for name in names] + [f"recommended_rmse_{gauge}"]
-        there = [(i, metrics[key]) for i, key in enumerate(keys) if key in metrics]
-        if there:
-            right.plot(*zip(*there, strict=True), "o^s"[j], label=gauge)
-    right.set_ylabel("abundance RMSE against A")
-    for panel in (left, right):
-        panel.set_xticks(range(len(names) + 1), [*names, "recommended"], rotation=45, ha="right")
-        panel.legend(frameon=False, fontsize="small")
-    return image
-
-
-def groups(metrics: dict[str, float]) -> Any:
-    """Mean angles of the methods by whether their loss sees the scale of a spectrum (survey, Fig. 19)."""
-    image, ((panel,),) = canvas(5, 4, 1, 1)
-    for j, names in enumerate((SCALE_INVARIANT, SCALE_SENSITIVE)):
-        there = [(metrics[f"{name}_msad_mean"], name) for name in names if f"{name}_msad_mean" in metrics]
-        if there:
-            panel.boxplot([value for value, _ in there], positions=[j], widths=0.4)
-        for value, name in there:
-            panel.annotate(name, (j + 0.25, value), fontsize="small", va="center")
-    panel.set(xlim=(-0.5, 1.8), xticks=[0, 1], xticklabels=["scale invariant", "squared error"], ylabel="mSAD (rad)")
-    return image
-
-
-def maps(spectra: np.ndarray, truth: Truth) -> Any:
-    """Abundances of the first key of the recommended method, above the reference."""
-    image, panels = canvas(9, 6, 2, 3)
-    ours = projective(truth.pixels, spectra[align(spectra, truth.endmembers)])
-    side = round(len(truth.pixels) ** 0.5)
-    for row, shares, label in zip(panels, (ours, truth.abundances), ("recommended", "A"), strict=True):
-        for panel, share, name in zip(row, shares.T, truth.names, strict=True):
-            panel.imshow(share.reshape(side, side), vmin=0, vmax=1)
-            panel.set(xticks=[], yticks=[], title=f"{name}, {label}")
-    return image
-
-
-def spread(sets: dict[str, np.ndarray], truth: Truth) -> Any:
-    """Endmembers of all runs, divided by their greatest value, with the reference."""
-    image, panels = canvas(10, 2.5 * len(sets), len(sets), len(truth.names))
-    for row, (name, runs) in zip(panels, sets.items(), strict=True):
-        for spectra in runs:
-            lines = spectra[align(spectra, truth.endmembers)]
-            for panel, line in zip(row, lines, strict=True):
-                panel.plot(line / max(line.max(), 1e-9), color="tab:blue", lw=0.6, alpha=0.5)
-        for panel, line, material in zip(row, truth.endmembers, truth.names, strict=True):
-            panel.plot(line / line.max(), color="k", lw=1.2)
-            panel.set_title(f"{name}: {material}", fontsize="small")
-    return image
-
-
-FEW = ("simple", "endnet", "ospaeu", "archetypal", "vca")
+FEW = ("simple", "endnet", "ospaeu", "mtaeu", "snsa", "cnnaeu", "archetypal", "vca")
 QUICK = Config(2, few=1, keys=2, epochs=2, size=30, draws=1, repetitions=1, methods=FEW, scenes=("urban",))
 
 if __name__ == "__main__":

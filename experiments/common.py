@@ -121,10 +121,16 @@ class Partial:
             forget_programs()
         return self.pieces[key]
 
+    def beside(self, name: str) -> Path:
+        """A file in which a piece may keep its own state; it goes when the pieces go."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.path.with_suffix(f".{name}")
+
     def discard(self) -> None:
         """Forget all pieces."""
         self.pieces = {}
-        self.path.unlink(missing_ok=True)
+        for kept in self.path.parent.glob(f"{self.path.stem}.*"):
+            kept.unlink()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ as there; `nmf` gets pixels clipped at zero, which takes part of the noise away 
 Statements, 1 where true: `robust_to_20db_<method>`: on Samson mSAD at 20 dB is at most 1.5 times that without noise, or
 0.02 rad more; `most_are_robust`: that of over half of the methods; `mtaeu_unaffected`: at all levels within 0.01 rad of
 clean; `endnet_affected_at_10`: at 10 dB over twice that without noise; `nmf_better_with_noise`: at 20 and at 30 dB
-better than without. `mse_best_without_variability`: at radius 0 methods with the mean square are better in the mean
-over all levels than those blind to scale; `mse_worse_with_variability`: at radius 0.2 worse.
+better than without. `mse_best_without_variability`: at radius 0 `nae` is better in the mean over all levels than those
+blind to scale (the survey leaves NMF out of this); `mse_worse_with_variability`: at radius 0.2 `mse`, `nae`, `nmf` are
+worse in the mean than `simple`, `daeu`, `endnet`, `mtaeu`.
 
 Wanted (survey): all of these; its reasons for some of them it does not know.
 Expected: TODO.
@@ -27,7 +28,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from autoencoder_comparison import Truth, canvas, samson
+from autoencoder_comparison import samson
+from autoencoder_figures import Truth, canvas
 from blind_methods import BOUND, FREE, METHODS, bars, flat, quick, score, statements, urban_disc, urban_scene
 from common import Partial, main, one_core
 
@@ -90,7 +92,7 @@ def checks(found: dict[tuple[str, str, float], Any], config: Config) -> dict[str
         "mtaeu_unaffected": lambda: max(abs(of("mtaeu", s) - of("mtaeu", CLEAN)) for s in config.levels) <= 0.01,
         "endnet_affected_at_10": lambda: of("endnet", 10) > 2 * of("endnet", CLEAN),
         "nmf_better_with_noise": lambda: max(of("nmf", 20), of("nmf", 30)) < of("nmf", CLEAN),
-        "mse_best_without_variability": lambda: mean(BOUND, "r0") < mean(FREE, "r0"),
+        "mse_best_without_variability": lambda: mean(("nae",), "r0") < mean(FREE, "r0"),
         "mse_worse_with_variability": lambda: mean(BOUND, "r0.2") > mean(FREE, "r0.2"),
     }
 

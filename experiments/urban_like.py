@@ -19,8 +19,8 @@ the scale of a spectrum (`endnet` nearly), `mse`, `nae`, `nmf` are not.
   them: less than half of the 0.38 rad to grass, the nearest of the others, and about the angle of a member of the
   bundle to its mean (0.11 in the mean, 0.21 at most); `full_scale_found_<method>`: the same of `r4`.
 
-Statements, 1 where true: `sad_find_tiny`: methods blind to scale, but `endnet`, all find the dark endmember in at least
-0.8 of their runs; `endnet_misses_tiny`: it does in at most 0.2; `mse_miss_tiny`: so do all that see scale;
+Statements, 1 where true: `sad_find_tiny`: `simple`, `daeu` and `mtaeu` all find the dark endmember in at least 0.8 of
+their runs; `endnet_misses_tiny`: it does in at most 0.2; `mse_miss_tiny`: so do `mse`, `nae` and `nmf`;
 `scale_decides`: `simple` finds it more often than `mse`; `spatial_more_consistent`: `mtaeu` more consistent than
 `simple` and `daeu` in the mean, over r4, r5, r6; `grows_with_r`: mean mSAD of all methods grows from r4 to r5 to r6.
 
@@ -33,7 +33,8 @@ from typing import Any
 
 import numpy as np
 from autoencoder_comparison import SCENES as RENDERED
-from autoencoder_comparison import canvas, rendered
+from autoencoder_comparison import rendered
+from autoencoder_figures import canvas
 from blind_methods import BOUND, FREE, METHODS, bars, flat, lines, quick, score, statements
 from common import Partial, main, one_core
 

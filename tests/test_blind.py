@@ -10,6 +10,7 @@ from helpers import assert_close
 
 from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.metrics import align, mean_sad
+from unmix_jax.networks.recipes import follow
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import read_out, refine
 from unmix_jax.scenes.scene import Scene
@@ -186,6 +187,22 @@ def test_methods_that_look_at_windows_as_they_return_abundances(method, quick):
     assert_close(shares[mask].sum(-1), np.ones(mask.sum(), np.float32))
     np.testing.assert_array_equal(np.isfinite(found.solution.residual), mask)
     np.testing.assert_array_equal(found.solution.converged, mask)
+
+
+def test_a_convolutional_network_unmixes_strips_as_it_does_the_image(quick, monkeypatch):
+    cube, mask = PIXELS.reshape(SIDE, SIDE, BANDS), np.ones((SIDE, SIDE), bool)
+    whole = unmix_blind(KEY, cube, COUNT, method="cnnaeu", seeds=1, gauge="own")
+    monkeypatch.setattr("unmix_jax.blind.STRIP", 5)
+    strips = unmix_blind(KEY, cube, COUNT, method="cnnaeu", seeds=1, gauge="own")
+    assert_close(strips.solution.abundances, whole.solution.abundances)
+    assert_close(strips.solution.residual, whole.solution.residual)
+    trained = follow(
+        RECIPES["cnnaeu"], PIXELS, COUNT, keys=jax.random.split(KEY, 1), valid=mask
+    )  # fmt: skip
+    by_hand, rendered, _ = trained.unmixer(0).network(cube[None] / trained.scale, trained.unmixer(0).state, None)
+    assert_close(whole.solution.abundances, by_hand[0])
+    left = np.sqrt(np.mean((cube - trained.scale * rendered[0]) ** 2, -1))
+    assert_close(whole.solution.residual, left, scale=1)
 
 
 def test_scenes_without_a_window_of_valid_pixels(quick):

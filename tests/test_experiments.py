@@ -117,6 +117,7 @@ def test_stopped_run_resumes(tmp_path):
         interrupted(FULL, 2)
     assert interrupted(FULL, None) == [0, 1, 4, 9]
     assert computed == [0, 1, 2, 3]
+    Partial(run, FULL, folder=tmp_path / ".cache").beside("network.npz").write_bytes(b"")
     interrupted(QUICK, None)
     assert computed == [0, 1, 2, 3, 0, 1, 2, 3]  # another config shares no pieces
     main(run, FULL, quick=QUICK, argv=[], results=tmp_path)

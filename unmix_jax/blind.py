@@ -18,8 +18,8 @@ from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.factorisation import Factorisation, Gathered, gather
 from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, sad
+from unmix_jax.networks.autoencoder import NetworkUnmixer
 from unmix_jax.networks.recipes import follow
-from unmix_jax.networks.training import Trained
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import Refinement, as_bright, has_twins, read_out, refine
 from unmix_jax.types import Solution
@@ -29,7 +29,8 @@ __all__ = ["METHODS", "Blind", "Consensus", "consensus", "unmix_blind"]
 Gauge = Literal["own", "fcls", "projective"]
 RECOMMENDED = "daeu_sad"  # whose runs the recommended method refines
 METHODS = ("recommended", *RECIPES, "archetypal", "nmf")
-SEEDS = {"archetypal": 5, "nmf": 5}  # 25 for all others
+SEEDS = {"archetypal": 5, "nmf": 5, "cnnaeu": 5}  # 25 for all others
+STRIP = 256  # rows of an image that are unmixed at once
 MOST = 20_000  # pixels that the refinement looks at
 OUTLIER = 10.0  # times as bright as 99.9 % of the pixels
 
@@ -134,9 +135,9 @@ def unmix_blind(
         pixels: a `Scene`, or spectra [..., band], any unit; masked and invalid pixels are never trained on.
         count: of endmembers.
         method: of `METHODS`: "recommended", a recipe of `networks.zoo`, "archetypal" or "nmf".
-        seeds: number of runs; None: 25, or 5 of "archetypal" and "nmf".
+        seeds: number of runs; None: 25, or 5 of "archetypal", "nmf" and "cnnaeu".
         gauge: of the abundances: "projective" and "fcls" as in `read_out`, "own" as the method itself returns them,
-            which "recommended" cannot.
+            which "recommended" cannot; "cnnaeu" then sees zeros in place of invalid neighbours.
         checkpoint: file of a network's training, to go on from after an interruption.
         progress: called as ``progress(done, all)``, epochs of a network, runs of another method.
 
@@ -189,7 +190,7 @@ def unmix_blind(
     back = gathered.data.on_all_bands
     endmembers = np.asarray(back(chosen))
     if gauge == "own" and recipe.neighbours:
-        solution = _on_image(trained, agreed.chosen, gathered)
+        solution = _on_image(trained.unmixer(agreed.chosen), gathered, recipe.neighbours)
     elif gauge == "own":
         good = jnp.asarray(gathered.data.good)
         unmixer = eqx.tree_at(lambda u: u.good, trained.unmixer(agreed.chosen), good, is_leaf=_absent)
@@ -200,18 +201,32 @@ def unmix_blind(
     return Blind(method, endmembers, solution, gauge, runs, agreed, losses, stopped, refinement)
 
 
-def _on_image(trained: Trained, seed: int, gathered: Gathered) -> Solution:
-    """A network that needs the neighbours of a pixel, on the whole image, zero where pixels are invalid."""
+def _on_image(unmixer: NetworkUnmixer, gathered: Gathered, halo: int) -> Solution:
+    """A network that needs the neighbours of a pixel, on strips of the image, zero where pixels are invalid."""
     lead = gathered.data.shape
-    image = np.zeros((int(np.prod(lead)), gathered.values.shape[1]), gathered.values.dtype)
-    image[gathered.where] = gathered.values
-    unmixer = trained.unmixer(seed)
-    scaled = jnp.asarray(image.reshape(1, *lead, -1)) / unmixer.scale
-    abundances, rendered, _ = unmixer.network(scaled, unmixer.state, None)
-    residual = jnp.sqrt(jnp.mean((unmixer.scale * (scaled - rendered)) ** 2, -1))[0]
-    seen, nothing = gathered.mask, np.full(lead, np.nan, gathered.values.dtype)
-    shares = np.where(seen[..., None], np.asarray(abundances[0]), np.nan)
-    return Solution(shares, np.where(seen, np.asarray(residual), np.nan), nothing, np.zeros(lead, np.int32), seen)
+    image = np.zeros((*lead, gathered.values.shape[1]), gathered.values.dtype)
+    seen = gathered.mask
+    image[seen] = gathered.values
+    network = unmixer.network
+    shares: list[np.ndarray] = []
+    residual: list[np.ndarray] = []
+
+    @jax.jit
+    def strip(pixels: Any, there: Any) -> tuple[Any, Any]:
+        coded, _ = network.encoder(pixels[None] / unmixer.scale, unmixer.state[0], None)
+        abundances = jnp.where(there[None, ..., None], network.simplex(coded), 0)
+        rendered, _ = network.decoder(abundances, unmixer.state[1], None)
+        return abundances[0], jnp.sqrt(jnp.mean((pixels - unmixer.scale * rendered[0]) ** 2, -1))
+
+    for top in range(0, lead[0], STRIP):
+        first, last = max(0, top - halo), top + STRIP + halo
+        found = (np.asarray(part) for part in strip(image[first:last], seen[first:last]))
+        for kept, part in zip((shares, residual), found, strict=True):
+            kept.append(part[top - first : top - first + STRIP])
+    abundances = np.where(seen[..., None], np.concatenate(shares), np.nan)
+    left = np.where(seen, np.concatenate(residual), np.nan)
+    fine = seen & np.isfinite(left) & np.isfinite(abundances).all(-1)
+    return Solution(abundances, left, np.full_like(left, np.nan), np.zeros(lead, np.int32), fine)
 
 
 def _factorised(

@@ -234,9 +234,9 @@ def unmix(
         extract: how to extract: vertex component analysis, or the simplex of largest volume
         count: number of endmembers to extract; auto takes the smallest of HySime, HFC and NWHFC
         method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls); or blind,
-            endmembers and abundances together: recommended, an autoencoder (simple to nae), archetypal, nmf
-        seeds: of blind methods: independent runs, of which the one nearest to all others is taken; 25 (archetypal and
-            nmf: 5) by default
+            endmembers and abundances together: recommended, an autoencoder (simple to daen), archetypal, nmf
+        seeds: of blind methods: independent runs, of which the one nearest to all others is taken; 25 (archetypal,
+            nmf and cnnaeu: 5) by default
         gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective, the
             default), summing to one with endmembers as bright as found (fcls), as the method returns them (own)
         out: folder for the results, absent or empty

@@ -148,6 +148,11 @@ def test_outliers_are_left_out_and_little_else():
     np.testing.assert_array_equal(no_outlier(KEYS[0], strange, COUNT), kept)
 
 
+def test_a_uniform_scene_keeps_what_is_not_uniform():
+    uniform = np.concatenate([np.tile(UNIT[:1], (3 * len(UNIT), 1)), UNIT])
+    assert no_outlier(KEYS[0], uniform, COUNT)[3 * len(UNIT) :].mean() > 0.5
+
+
 def test_stacked_autoencoders_begin_near_the_abundances_of_the_endmembers_they_know():
     start = stacked(KEYS[0], UNIT, COUNT)
     layers = [layer for pair in start["layers"] for layer in (Dense(*map(jnp.asarray, pair)), LeakyReLU(0.1))]

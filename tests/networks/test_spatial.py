@@ -12,7 +12,7 @@ from helpers import assert_close
 from scipy.signal import correlate
 
 from unmix_jax.networks.convolution import convolve, convolve_wide
-from unmix_jax.networks.layers import BatchNorm, Dense, LeakyReLU, Sequential
+from unmix_jax.networks.layers import BatchNorm, Dense, LeakyReLU, Sequential, SparseReLU, constrained
 from unmix_jax.networks.losses import tv
 from unmix_jax.networks.recipes import follow
 from unmix_jax.networks.spatial import Convolution, SpatialDecoder, SpatialDropout, Tasks
@@ -143,8 +143,36 @@ def test_pixels_without_neighbours_are_refused():
     tasks = Tasks(Sequential(()), tuple(Sequential((Dense(draw(COUNT, 4 * BANDS)),)) for _ in range(4)))
     with pytest.raises(ValueError, match="must have 4 pixels, got 1 × 3"):
         tasks(draw(2, 1, 3, BANDS), tasks.gathered(), None)
+    with pytest.raises(ValueError, match=r"got shape \(5, 4, 10\)"):
+        tasks(draw(5, 4, BANDS), tasks.gathered(), None)
     with pytest.raises(ValueError, match=r"needs windows or an image .*cannot unmix single pixels"):
         Convolution(draw(3, 3, BANDS, 6))(draw(7, BANDS), None, None)
+
+
+def test_parts_of_tasks_stay_inside_their_limits():
+    below = Sequential((SparseReLU(-jnp.ones(COUNT)),))
+    tasks = Tasks(Sequential(()), (below, below))
+    for task in constrained(tasks, tasks).tasks:
+        np.testing.assert_array_equal(task.layers[0].threshold, 0)
+
+
+@pytest.mark.parametrize("form", [convolve, convolve_wide])
+def test_weights_without_a_middle_are_refused(form):
+    with pytest.raises(ValueError, match="odd numbers of weights, got 4 × 3"):
+        form(draw(1, 6, 6, 2), draw(4, 3, 2, 5))
+
+
+def test_what_cannot_be_followed_is_refused_before_anything_is_computed():
+    pixels, keys = CUBE.reshape(-1, BANDS), jax.random.split(jax.random.key(0), 1)
+    hole = pixels.copy()
+    hole[3, 4] = np.nan
+    for name, values, valid, message in (
+        ("mtaeu", pixels, np.ones((20, 20), bool), "the image has 400 valid pixels, got 168"),
+        ("cnnaeu", hole, np.ones((ROWS, COLUMNS), bool), "must be finite"),
+        ("mdae", 0 * pixels, None, "greatest is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            follow(RECIPES[name], values, COUNT, keys=keys, valid=valid)
 
 
 def test_total_variation():
@@ -152,6 +180,8 @@ def test_total_variation():
     maps[..., 0], maps[0, :, 2:, 0], maps[0, :, 2:, 1] = 1, 0, 1  # one edge, of height two, in one of two windows
     assert_close(tv(None, jnp.asarray(maps)), np.float32(2 / 4 / 2))
     assert_close(tv(None, jnp.asarray(maps[:, :, :1])), np.float32(0))
+    with pytest.raises(ValueError, match="needs windows"):
+        tv(None, jnp.asarray(maps[0, 0]))
 
 
 def test_batch_norms_of_a_convolutional_network_are_used_when_it_unmixes():

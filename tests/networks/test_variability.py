@@ -72,6 +72,12 @@ def test_bad_input_is_refused(spectra, classes, radius, message):
         learn_disc(jax.random.key(0), spectra, classes, radius=radius)
 
 
+@pytest.mark.parametrize("options", [{"weight": float("nan")}, {"batch": 0}, {"epochs": 0}])
+def test_settings_that_cannot_be(options):
+    with pytest.raises(ValueError, match="epochs and batch positive"):
+        learn_disc(jax.random.key(0), np.ones((2, 4), np.float32), ("a", "b"), **options)
+
+
 def test_bad_radius_is_refused(disc):
     for radius in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="radius"):

@@ -31,7 +31,11 @@ def convolve(
 
     Returns:
         As many pixels.
+
+    Raises:
+        ValueError: an even number of rows or columns of weights.
     """
+    _check(kernel)
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC, precision=HIGHEST)
 
 
@@ -74,7 +78,11 @@ def convolve_wide(
 
     Returns:
         As many pixels.
+
+    Raises:
+        ValueError: an even number of rows or columns of weights.
     """
+    _check(kernel)
     windows, rows, columns, _ = x.shape
     down, across, _, units = kernel.shape
     into, taps, back = _transforms(rows, down, x.dtype)
@@ -110,21 +118,27 @@ def _by_frequency_forward(seen: Array, parts: Array, back: Array) -> tuple[Array
 def _by_frequency_backward(kept: tuple[Array, Array, Array], slope: Array) -> tuple[Array, Array, Any]:
     seen, parts, back = kept
     frequencies, columns, units = seen.shape[1], seen.shape[2], parts.shape[3]
-    beside = jnp.concatenate([*parts], 2).swapaxes(1, 2)
-    towards = jnp.concatenate([*back.swapaxes(1, 2)])
-    turned, beside, towards = jax.lax.optimization_barrier((seen.swapaxes(2, 3), beside, towards))
+    turned = seen.swapaxes(2, 3), jnp.concatenate([*parts], 2).swapaxes(1, 2), jnp.concatenate([*back.swapaxes(1, 2)])
+    windows, both_parts, forwards = jax.lax.optimization_barrier(turned)  # transposed once, not in each product
 
     def one(total: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
         window, along = given
-        into = matmul(towards, along.reshape(len(along), -1)).reshape(2, frequencies, columns, units)
+        into = matmul(forwards, along.reshape(len(along), -1)).reshape(2, frequencies, columns, units)
         both = jnp.concatenate([*into], 2)
-        return total + matmul(window, both), matmul(both, beside)
+        return total + matmul(window, both), matmul(both, both_parts)
 
-    by_both, by_seen = jax.lax.scan(one, jnp.zeros(beside.swapaxes(1, 2).shape, beside.dtype), (turned, slope))
+    nothing = jnp.zeros((frequencies, seen.shape[3], 2 * units), seen.dtype)
+    by_both, by_seen = jax.lax.scan(one, nothing, (windows, slope))
     return by_seen, jnp.stack(jnp.split(by_both, 2, 2)), None
 
 
 _by_frequency.defvjp(_by_frequency_forward, _by_frequency_backward)
+
+
+def _check(kernel: Array) -> None:
+    """Refuse weights without a middle."""
+    if kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise ValueError(f"a convolution needs odd numbers of weights, got {kernel.shape[0]} × {kernel.shape[1]}")
 
 
 def _transforms(size: int, taps: int, dtype: Any) -> tuple[Array, Array, Array]:

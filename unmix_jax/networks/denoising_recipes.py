@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Bool, Float
 
 from unmix_jax.linalg import inverse, matmul
@@ -29,7 +28,7 @@ from unmix_jax.networks.denoising import (
 )
 from unmix_jax.networks.layers import AugmentedRow, Dense, LeakyReLU, ReLUSum, Sequential, Variational
 from unmix_jax.networks.losses import Lq, Objective, minimum_volume, mse
-from unmix_jax.networks.recipes import Recipe, adam, follow, vca_start
+from unmix_jax.networks.recipes import Recipe, adam, follow, rmsprop, some, vca_start
 from unmix_jax.networks.training import Schedule
 from unmix_jax.solvers.least_squares import fcls
 from unmix_jax.solvers.tables import Prepared, prepare_for
@@ -52,7 +51,7 @@ def _abundances_of(pixels: Any, endmembers: Prepared) -> Any:
 
 def denoiser_and_spectra(key: Any, pixels: Any, count: int) -> dict[str, np.ndarray]:
     """What mDAE begins at."""
-    weight, bias = marginalised_denoiser(pixels, 0.01)
+    weight, bias = marginalised_denoiser(some(pixels), 0.01)
     return {"weight": weight, "bias": bias, "spectra": vca_start(key, pixels, count)}
 
 
@@ -70,9 +69,9 @@ def mdae(key: Any, bands: int, count: int, start: Any) -> TiedAutoencoder:
 
 def denoiser_and_unmixing(key: Any, pixels: Any, count: int) -> dict[str, np.ndarray]:
     """What uDAS begins at: VCA's endmembers, and the linear map from pixels that is nearest to their abundances."""
-    weight, bias = marginalised_denoiser(pixels, 1e-5, layers=12)
-    start = vca_start(key, pixels, count)
-    unmixing = np.linalg.lstsq(np.asarray(pixels, np.float64), abundances_of(pixels, start), rcond=None)[0].T
+    weight, bias = marginalised_denoiser(some(pixels), 1e-5, layers=12)
+    start, few = vca_start(key, pixels, count), some(pixels)
+    unmixing = np.linalg.lstsq(few, abundances_of(few, start), rcond=None)[0].T
     return {"weight": weight, "bias": bias, "spectra": start, "unmixing": unmixing}
 
 
@@ -82,7 +81,8 @@ def udas(key: Any, bands: int, count: int, start: Any) -> Denoised:
     It is trained by steps of Adam on all weights at once, where the published method alternates between conjugate
     gradients for the encoder and nonnegative least squares for the decoder. VCA runs once and on the pixels as they
     are, not a hundred times on denoised and spherised ones; there is no step of nonnegative factorisation. The code
-    sums to one exactly, after the row of 20.
+    sums to one exactly, after the row of 20. The error is a mean over bands, where the published one is half a sum: the
+    norms of the rows count for more here, by half the number of bands.
 
     Reference: Qu and Qi 2019 (uDAS), IEEE TGRS 57, 1698.
     """
@@ -109,11 +109,12 @@ def snsa(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
 def no_outlier(key: Any, pixels: Any, count: int) -> Bool[np.ndarray, " pixel"]:
     """Where a pixel is rendered about as well as others by each of two nonnegative sparse autoencoders.
 
-    An outlier has a root mean squared error above the median by more than five times the scaled median deviation. The
-    second autoencoder is trained without the outliers of the first. How the published method finds outliers is not
-    known in full: the rule is ours.
+    An outlier has a root mean squared error above the median by more than five times the scaled median deviation and a
+    fiftieth of the pixels' own root mean square, so that a uniform scene keeps what is not uniform. The second
+    autoencoder is trained without the outliers of the first. How the published method finds outliers is not known in
+    full: the rule is ours.
     """
-    kept = np.ones(len(pixels), bool)
+    kept, least = np.ones(len(pixels), bool), 0.02 * float(np.sqrt(np.mean(np.asarray(pixels) ** 2)))
     for stage in range(DETECTORS):
         own = jax.random.fold_in(key, stage)
         drawn = np.asarray(pixels)[np.asarray(jax.random.choice(own, np.flatnonzero(kept), (SAMPLE,)))]
@@ -121,14 +122,14 @@ def no_outlier(key: Any, pixels: Any, count: int) -> Bool[np.ndarray, " pixel"]:
         rendered = matmul(found.abundances(pixels)[0], found.endmembers[0])
         error = np.sqrt(np.mean((np.asarray(pixels) - np.asarray(rendered)) ** 2, 1))
         middle = np.median(error[kept])
-        kept &= error <= middle + 5 * 1.4826 * np.median(np.abs(error[kept] - middle)) + 1e-6
+        kept &= error <= middle + 5 * 1.4826 * np.median(np.abs(error[kept] - middle)) + least
     return kept
 
 
 def stacked(key: Any, pixels: Any, count: int) -> dict[str, Any]:
     """What DAEN begins at: one autoencoder after another in closed form, then a linear map to abundances."""
-    spectra = vca_start(key, pixels, count)
-    coded, layers = np.asarray(pixels, np.float64), []
+    spectra, few = vca_start(key, pixels, count), some(pixels)
+    coded, layers = few, []
     for width in (6 * count, 3 * count):
         about = coded - coded.mean(0)
         weight = np.linalg.eigh(about.T @ about)[1][:, ::-1][:, :width].T
@@ -137,7 +138,7 @@ def stacked(key: Any, pixels: Any, count: int) -> dict[str, Any]:
         layers.append((weight, -lowest))
         coded = coded - lowest
     ones = np.concatenate([coded, np.ones((len(coded), 1))], 1)
-    last = np.linalg.lstsq(ones, abundances_of(pixels, spectra), rcond=1e-6)[0].T
+    last = np.linalg.lstsq(ones, abundances_of(few, spectra), rcond=1e-6)[0].T
     return {"spectra": spectra, "layers": layers, "weight": last[:, :-1], "bias": last[:, -1]}
 
 
@@ -169,7 +170,7 @@ DENOISING: dict[str, Recipe] = {
     "mdae": Recipe(
         mdae,
         Objective(mse, ((10.0, below_zero),)),
-        Schedule(10, 64, optax.rmsprop(1e-3, decay=0.9, eps=1e-7, eps_in_sqrt=False, momentum=0.9), sample=90000),
+        Schedule(10, 64, rmsprop(1e-3, momentum=0.9), sample=90000),
         start=denoiser_and_spectra,
     ),
     "udas": Recipe(

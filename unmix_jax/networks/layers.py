@@ -273,7 +273,7 @@ def constrained(tree: Any, before: Any) -> Any:
     """
 
     def limited(node: Any) -> bool:
-        return not isinstance(node, Sequential) and hasattr(node, "constrained")
+        return getattr(type(node), "constrained", Layer.constrained) is not Layer.constrained
 
     return jax.tree.map(
         lambda node, old: node.constrained(old) if limited(node) else node, tree, before, is_leaf=limited

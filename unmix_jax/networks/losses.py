@@ -146,11 +146,16 @@ def l21(network: Any, abundances: Float[Array, "*pixel endmember"]) -> Float[Arr
     return jnp.sum(safe_norm(abundances.T)) / abundances.shape[0] ** 0.5
 
 
-def tv(network: Any, abundances: Float[Array, "window row column endmember"]) -> Float[Array, ""]:
+def tv(network: Any, abundances: Float[Array, "*window endmember"]) -> Float[Array, ""]:
     """Total variation: Σ_i |s_i − s_i of the next pixel|, mean along rows plus mean along columns.
+
+    Raises:
+        ValueError: abundances that are not windows.
 
     Reference: Iordache, Bioucas-Dias and Plaza 2012, 10.1109/TGRS.2012.2191590 (of abundance maps).
     """
+    if abundances.ndim != 4:
+        raise ValueError(f"total variation needs windows [window, row, column, endmember], got {abundances.shape}")
     total = jnp.zeros((), abundances.dtype)
     for axis in (1, 2):
         if abundances.shape[axis] > 1:

@@ -19,10 +19,12 @@ from unmix_jax.endmembers.extraction import vca
 from unmix_jax.networks.autoencoder import Autoencoder
 from unmix_jax.networks.layers import Dense, Layer, LeakyReLU, glorot
 from unmix_jax.networks.losses import Objective
-from unmix_jax.networks.training import Schedule, Trained, train
+from unmix_jax.networks.training import Schedule, Trained, checked, train
 from unmix_jax.networks.windows import Windows
 
-__all__ = ["Recipe", "adam", "begin", "dense", "follow", "rmsprop", "spectra", "stack", "vca_start"]
+__all__ = ["Recipe", "adam", "begin", "dense", "follow", "rmsprop", "some", "spectra", "stack", "vca_start"]
+
+MOST = 20_000  # pixels that moments are taken of
 
 
 class Recipe(NamedTuple):
@@ -35,8 +37,9 @@ class Recipe(NamedTuple):
         start: ``start(key, pixels, count)`` to what a seed begins at, of pixels divided by their greatest value; None:
             of random weights alone.
         window: rows and columns of the windows that it is trained on; None: single pixels.
-        neighbours: whether the abundances of a pixel need its neighbours.
-        keep: ``keep(key, pixels, count)`` to True where a pixel is trained on; None: everywhere.
+        neighbours: how many pixels away neighbours count when it unmixes; 0: a pixel is unmixed by itself.
+        keep: ``keep(key, pixels, count)`` to True where a pixel is trained on, one choice for all seeds, by the key of
+            the first; None: everywhere.
     """
 
     build: Callable[[Key[Array, ""], int, int, Any], Autoencoder]
@@ -44,13 +47,13 @@ class Recipe(NamedTuple):
     schedule: Schedule
     start: Callable[[Key[Array, ""], Float[np.ndarray, "pixel band"], int], Any] | None = None
     window: tuple[int, int] | None = None
-    neighbours: bool = False
+    neighbours: int = 0
     keep: Callable[[Key[Array, ""], Float[np.ndarray, "pixel band"], int], Bool[np.ndarray, " pixel"]] | None = None
 
 
-def rmsprop(rate: Any) -> optax.GradientTransformation:
+def rmsprop(rate: Any, momentum: float | None = None) -> optax.GradientTransformation:
     """With the constants that the published codes have."""
-    return optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
+    return optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False, momentum=momentum)
 
 
 def adam(rate: float, first: float = 0.9) -> optax.GradientTransformation:
@@ -76,6 +79,12 @@ def spectra(key: Any, count: int, bands: int) -> Float[Array, "endmember band"]:
     return jnp.maximum(glorot(key, count, bands), 0)
 
 
+def some(pixels: Any) -> Float[np.ndarray, "pixel band"]:
+    """Enough pixels for moments, evenly over the scene, in double precision."""
+    values = np.asarray(pixels)
+    return np.asarray(values[:: -(-len(values) // MOST)], np.float64)
+
+
 def vca_start(key: Any, pixels: Any, count: int) -> Float[np.ndarray, "endmember band"]:
     """The purest pixels."""
     return np.asarray(vca(key, pixels, count).endmembers)
@@ -86,7 +95,8 @@ def begin(recipe: Recipe, pixels: Float[Any, "pixel band"], count: int, keys: Ke
     if recipe.start is None:
         return None
     values = np.asarray(pixels)
-    drawn = [recipe.start(key, values / values.max(), count) for key in keys]
+    scaled = values / values.max()
+    drawn = [recipe.start(key, scaled, count) for key in keys]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
 
 
@@ -117,14 +127,17 @@ def follow(
         A `Trained`.
 
     Raises:
-        ValueError: a method that looks at windows, and no image, or none that holds a window of valid pixels; what
-            `train` refuses.
+        ValueError: a method that looks at windows, and no image, one with another number of valid pixels, or one
+            without a window of valid pixels; what `train` refuses.
     """
-    values = np.asarray(pixels)
+    values = checked(pixels)
     windows = None
     if recipe.window is not None:
-        windows = Windows.within(np.ones(len(values), bool) if valid is None else np.asarray(valid), recipe.window)
-    if recipe.keep is not None:
+        image = np.ones(len(values), bool) if valid is None else np.asarray(valid, bool)
+        if image.sum() != len(values):
+            raise ValueError(f"the image has {int(image.sum())} valid pixels, got {len(values)}")
+        windows = Windows.within(image, recipe.window)
+    elif recipe.keep is not None:
         values = values[recipe.keep(keys[0], values / values.max(), count)]
     schedule = recipe.schedule
     available = len(values if windows is None else windows) if schedule.sample is None else schedule.sample

@@ -88,9 +88,11 @@ class Tasks(Layer):
         """A code for each pixel.
 
         Raises:
-            ValueError: windows of another number of pixels.
+            ValueError: neither a list of pixels nor windows, or windows of another number of pixels.
         """
         windows = x.ndim == 4
+        if not windows and x.ndim != 2:
+            raise ValueError(f"tasks need [pixel, feature] or [window, row, column, feature], got shape {x.shape}")
         if windows and x.shape[1] * x.shape[2] != len(self.tasks):
             raise ValueError(f"windows must have {len(self.tasks)} pixels, got {x.shape[1]} × {x.shape[2]}")
         together = x.reshape(len(x), -1) if windows else jnp.tile(x, (1, len(self.tasks)))

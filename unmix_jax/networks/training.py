@@ -17,7 +17,7 @@ from unmix_jax.networks.layers import added, constrained
 from unmix_jax.networks.losses import Objective
 from unmix_jax.networks.windows import Windows
 
-__all__ = ["Schedule", "Trained", "train"]
+__all__ = ["Schedule", "Trained", "checked", "train"]
 
 
 class Schedule(eqx.Module):
@@ -145,20 +145,30 @@ def train(
     return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, data.dtype))
 
 
-def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tuple[Array, float]:
-    """Pixels divided by their greatest value, and that value."""
+def checked(pixels: Any) -> np.ndarray:
+    """Pixels that can be trained on.
+
+    Raises:
+        ValueError: if they are not [pixel, band], not finite, or have no positive value.
+    """
     values = np.asarray(pixels)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"pixels to train on are [pixel, band] and not empty, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("pixels to train on must be finite: leave masked pixels and bad bands out")
+    if values.max() <= 0:
+        raise ValueError(f"pixels must have positive values, the greatest is {float(values.max())}")
+    return values
+
+
+def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tuple[Array, float]:
+    """Pixels divided by their greatest value, and that value."""
+    values = checked(pixels)
     available = len(values if windows is None else windows) if schedule.sample is None else schedule.sample
     if schedule.batch > available:
         what = "pixels" if windows is None else "windows"
         raise ValueError(f"a batch has {schedule.batch} {what}, there are {available} to train on")
     scale = float(values.max())
-    if scale <= 0:
-        raise ValueError(f"pixels must have positive values, the greatest is {scale}")
     kind = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
     return jnp.asarray((values / scale).astype(jax.dtypes.canonicalize_dtype(kind))), scale
 

@@ -118,7 +118,7 @@ def learn_disc(
 
     Raises:
         ValueError: no spectra, or some that are not finite, negative, or all zero; not one class for each; a radius
-            below zero.
+            below zero; a weight, epochs or batch that cannot be; a training that leaves the finite.
 
     Reference:
         Palsson, Sveinsson and Ulfarsson 2022, sec. IV-D, 10.1109/JSTARS.2021.3140154; Kingma and Welling 2014,
@@ -131,6 +131,9 @@ def learn_disc(
         raise ValueError(f"each of {len(library)} spectra needs a class, got {len(classes)}")
     if not np.isfinite(library).all() or library.min() < 0:
         raise ValueError("spectra of a library must be finite and not negative")
+    if not (0 <= weight < np.inf and min(epochs, batch) >= 1):
+        asked = f"got {weight}, {epochs} and {batch}"
+        raise ValueError(f"weight must be finite and not below zero, epochs and batch positive, {asked}")
     belongs, bands = np.asarray(classes, str), library.shape[1]
     names = tuple(str(one) for one in dict.fromkeys(belongs))
     checked = _checked(radius, jnp.result_type(float, library))
@@ -145,7 +148,10 @@ def learn_disc(
         return Autoencoder(encoder, Unbounded(), MLPDecoder(decoder, LATENT))
 
     schedule = Schedule(epochs, min(batch, len(library)), adam(rate), sample=None)
-    learned = train(build, library, Objective(mse), schedule, keys=key[None], every=epochs).unmixer(0)
+    trained = train(build, library, Objective(mse), schedule, keys=key[None], every=epochs)
+    if int(trained.stopped[0]) >= 0:
+        raise ValueError(f"training met a loss that is not finite at step {int(trained.stopped[0])}: lower the rate")
+    learned = trained.unmixer(0)
     means = np.stack([library[belongs == name].mean(0) for name in names])
 
     def codes(of: np.ndarray) -> Array:
