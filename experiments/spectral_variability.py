@@ -32,12 +32,12 @@ and `daeu` in the mean, over all radii.
 Wanted (survey): methods with a loss blind to scale keep their mSAD, but for DAEU; those with the mean square are very
 good without variability and lose with it; looking at neighbours helps.
 Expected, mSAD at radius 0, 0.1, 0.2, 0.4: simple 0.066, 0.072, 0.067, 0.066 (few runs far off); daeu 0.064, 0.080,
-0.090, 0.084; endnet 0.060, 0.060, 0.061, 0.061; mtaeu 0.049, 0.049, 0.048, 0.048; recommended 0.014, 0.013, 0.021, 0.040;
-mse 0.059, 0.058, 0.061, 0.094; nae 0.004, 0.024, 0.047, 0.083; nmf 0.066, 0.067, 0.071, 0.079. The survey is confirmed:
-losses blind to scale keep their mSAD, DAEU least; those that see it are better in the mean without variability (`nae`
-by far, `nmf` not), lose by it, and are worse at 0.4; like for like, `simple` is better than `mse` at 0.4 alone. MTAEU is
-the most consistent of the networks that begin at random. The discs vary less than the real bundles do: at 0.4 the
-brightness of trees by 11 % and of roofs by 14 %, in the bundles by 46 and 92 %.
+0.090, 0.084; endnet 0.060, 0.060, 0.061, 0.061; mtaeu 0.049, 0.049, 0.048, 0.048; recommended 0.014, 0.013, 0.021,
+0.040; mse 0.059, 0.058, 0.061, 0.094; nae 0.004, 0.024, 0.047, 0.083; nmf 0.066, 0.067, 0.071, 0.079. The survey is
+confirmed: losses blind to scale keep their mSAD, DAEU least; those that see it are better in the mean without
+variability (`nae` by far, `nmf` not), lose by it, and are worse at 0.4; like for like, `simple` is better than `mse`
+at 0.4 alone. MTAEU is the most consistent of the networks that begin at random. The discs vary less than the real
+bundles do: at 0.4 the brightness of trees by 11 % and of roofs by 14 %, in the bundles by 46 and 92 %.
 """
 
 from dataclasses import dataclass
