@@ -2,10 +2,10 @@
 
     python experiments/autoencoder_comparison.py
 
-TODO minutes on one core, to which it binds itself. Part 1, Samson (UNMIX_JAX_DATA), reference `A` of the survey
-(Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154) and the other in circulation, `_alt`: all recipes
-of `networks.zoo`, 25 seeds, VCA drawn anew for each that begins there; `vca` itself, 25 draws; `cnnaeu`, `nmf` (L1/2)
-and `archetypal`, which are slow, 5 seeds.
+About two hours on one core, to which it binds itself; CNNAEU takes half of them. Part 1, Samson (UNMIX_JAX_DATA),
+reference `A` of the survey (Palsson, Sveinsson and Ulfarsson 2022, 10.1109/JSTARS.2021.3140154) and the other in
+circulation, `_alt`: all recipes of `networks.zoo`, 25 seeds, VCA drawn anew for each that begins there; `vca` itself,
+25 draws; `cnnaeu`, `nmf` (L1/2) and `archetypal`, which are slow, 5 seeds.
 
 - `<method>_msad_mean`, `_msad_std`, `_sad_<name>`: angles to the reference, radians, over all seeds, collapsed ones
   too; `_collapsed`: share of runs that stopped, have a spectrum of zeros or two that are one; `_consistency`: mean
@@ -47,13 +47,14 @@ Wanted: mSAD simple 0.041 ± 0.012, simple_cosine 0.057 ± 0.015, daeu 0.048 ± 
 0.030 (aim 0.019), RMSE projective 0.026 (0.010), consistency 0.02 (0.001), `recommended_urban_over_vca` 0.7;
 `_ratio_loop` at most 4 (2.5) of simple, daeu, sidaeu; `cnnaeu_step_cpu_s` at most 0.1. Of uDAS, SNSA and DAEN the
 survey says that they are alike, near NMF, and have trouble with water.
-Expected, mSAD: simple 0.039 ± 0.006, simple_cosine 0.051, daeu 0.051 ± 0.049 (few runs are far off), daeu_sad 0.034,
-sidaeu 0.082, endnet 0.030 ± 0.002 (with noise 0.13), ospaeu 0.068, nae 0.074, nmf 0.130, archetypal 0.075, vca 0.076;
-recommended 0.018, RMSE projective 0.011 (0.012 over all entries), consistency 0.0000, 31 CPU seconds. Over VCA 0.29 on
-urban (at most 0.50), 0.23, 0.51 (0.80) with 5 and 6 materials, 0.18 in the dark, 0.75 (0.89) on houston; on urban6 the
-refinement makes the medoid worse (0.148 after 0.138). `_ratio_loop`: simple 2.2, daeu 1.9, sidaeu 1.3, endnet 5.8,
-ospaeu 14, nae 24. EndNet is the best network on Samson, as the survey says, but NMF is more consistent; NAE is better
-than NMF. The projective read-out has the lower error for every recipe.
+Expected (MTAEU to DAEN: the full record is to come), mSAD: simple 0.039 ± 0.006, simple_cosine 0.051, daeu 0.051 ±
+0.049 (few runs are far off), daeu_sad 0.034, sidaeu 0.082, endnet 0.030 ± 0.002 (with noise 0.13), ospaeu 0.068, nae
+0.074, nmf 0.130, archetypal 0.075, vca 0.076; recommended 0.018, RMSE projective 0.011 (0.012 over all entries),
+consistency 0.0000, 31 CPU seconds. Over VCA 0.29 on urban (at most 0.50), 0.23, 0.51 (0.80) with 5 and 6 materials,
+0.18 in the dark, 0.75 (0.89) on houston; on urban6 the refinement makes the medoid worse (0.148 after 0.138).
+`_ratio_loop`: simple 2.2, daeu 1.9, sidaeu 1.3, endnet 5.8, ospaeu 14, nae 24. EndNet is the best network on Samson,
+as the survey says, but NMF is more consistent; NAE is better than NMF. The projective read-out has the lower error for
+every recipe.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
     python experiments/urban_like.py
 
-TODO minutes on one core, to which it binds itself. After section IV-E of the survey (Palsson, Sveinsson and Ulfarsson
+About 25 minutes on one core, to which it binds itself. After section IV-E of the survey (Palsson, Sveinsson and Ulfarsson
 2022, 10.1109/JSTARS.2021.3140154), whose images could not be had: 100 × 100 pixels, each of which mixes one member of
 each bundle of real pixels (UNMIX_JAX_DATA) drawn at random; smooth abundances, white noise of 40 dB, as in
 `autoencoder_comparison.py`. `r4`, `r5`, `r6`: the first 4, 5, 6 materials of Urban; `houston`: its 5 groups;
@@ -25,7 +25,7 @@ their runs; `endnet_misses_tiny`: it does in at most 0.2; `mse_miss_tiny`: so do
 `simple` and `daeu` in the mean, over r4, r5, r6; `grows_with_r`: mean mSAD of all methods grows from r4 to r5 to r6.
 
 Wanted (survey): all of these (of `endnet` because of the mean square in its loss).
-Expected: TODO.
+The full record is to come.
 """
 
 from dataclasses import dataclass
