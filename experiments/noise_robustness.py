@@ -2,7 +2,7 @@
 
     python experiments/noise_robustness.py
 
-About 45 minutes on one core, to which it binds itself. After section IV-F of the survey (Palsson, Sveinsson and Ulfarsson
+45 minutes on one core, to which it binds itself. After section IV-F of the survey (Palsson, Sveinsson and Ulfarsson
 2022, 10.1109/JSTARS.2021.3140154). Samson (UNMIX_JAX_DATA) as it is and with white noise of 10, 20, 30, 40 dB over the
 whole scene; reference of the survey. And the scenes of `spectral_variability.py` of radius 0 and 0.2, with 20, 30 and
 40 dB, where endmembers, abundances and the directions of the noise are the same at all levels. Methods, seeds and keys

@@ -2,7 +2,7 @@
 
     python experiments/urban_like.py
 
-About 25 minutes on one core, to which it binds itself. After section IV-E of the survey (Palsson, Sveinsson and Ulfarsson
+25 minutes on one core, to which it binds itself. After section IV-E of the survey (Palsson, Sveinsson and Ulfarsson
 2022, 10.1109/JSTARS.2021.3140154), whose images could not be had: 100 × 100 pixels, each of which mixes one member of
 each bundle of real pixels (UNMIX_JAX_DATA) drawn at random; smooth abundances, white noise of 40 dB, as in
 `autoencoder_comparison.py`. `r4`, `r5`, `r6`: the first 4, 5, 6 materials of Urban; `houston`: its 5 groups;
