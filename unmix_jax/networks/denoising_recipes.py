@@ -109,12 +109,11 @@ def snsa(key: Any, bands: int, count: int, start: Any) -> Autoencoder:
 def no_outlier(key: Any, pixels: Any, count: int) -> Bool[np.ndarray, " pixel"]:
     """Where a pixel is rendered about as well as others by each of two nonnegative sparse autoencoders.
 
-    An outlier has a root mean squared error above the median by more than five times the scaled median deviation and a
-    fiftieth of the pixels' own root mean square, so that a uniform scene keeps what is not uniform. The second
-    autoencoder is trained without the outliers of the first. How the published method finds outliers is not known in
-    full: the rule is ours.
+    An outlier has a root mean squared error above the median by more than five times the scaled median deviation, and
+    is among the worst twentieth, so that a uniform scene keeps what is not uniform. The second autoencoder is trained
+    without the outliers of the first. How the published method finds outliers is not known in full: the rule is ours.
     """
-    kept, least = np.ones(len(pixels), bool), 0.02 * float(np.sqrt(np.mean(np.asarray(pixels) ** 2)))
+    kept = np.ones(len(pixels), bool)
     for stage in range(DETECTORS):
         own = jax.random.fold_in(key, stage)
         drawn = np.asarray(pixels)[np.asarray(jax.random.choice(own, np.flatnonzero(kept), (SAMPLE,)))]
@@ -122,7 +121,8 @@ def no_outlier(key: Any, pixels: Any, count: int) -> Bool[np.ndarray, " pixel"]:
         rendered = matmul(found.abundances(pixels)[0], found.endmembers[0])
         error = np.sqrt(np.mean((np.asarray(pixels) - np.asarray(rendered)) ** 2, 1))
         middle = np.median(error[kept])
-        kept &= error <= middle + 5 * 1.4826 * np.median(np.abs(error[kept] - middle)) + least
+        rule = middle + 5 * 1.4826 * np.median(np.abs(error[kept] - middle))
+        kept &= error <= max(rule, np.quantile(error[kept], 0.95))
     return kept
 
 
