@@ -186,6 +186,18 @@ def abundances(pixels: np.ndarray, spectra: np.ndarray) -> np.ndarray:
     return np.where(shares.sum(1, keepdims=True) > 0, shares, 1 / len(spectra))
 
 
+def agreement(sets: np.ndarray, stopped: Any) -> tuple[dict[str, float], int | None]:
+    """Share of collapsed runs and how far apart the others are; the medoid, where one is left."""
+    try:
+        agreed = consensus(sets, stopped)
+    except ValueError:  # all have collapsed
+        return {"collapsed": 1.0}, None
+    scores = {"collapsed": float(np.mean(agreed.collapsed))}
+    if np.sum(~agreed.collapsed) > 1:
+        scores["consistency"] = agreed.consistency
+    return scores, agreed.chosen
+
+
 def one(cell: Cell, scene: Samson, config: Config) -> dict[str, float]:
     """Train and score a cell."""
     runs = trained(cell, scene, config)
@@ -201,13 +213,7 @@ def one(cell: Cell, scene: Samson, config: Config) -> dict[str, float]:
         "msad_std": float(np.std(angles, ddof=1)) if len(angles) > 1 else 0.0,
         "rmse_projective_mean": float(np.mean(errors)),
     }
-    try:
-        agreed = consensus(sets, np.asarray(runs.stopped) >= 0)
-    except ValueError:  # all have collapsed
-        return scores | {"collapsed": 1.0}
-    if np.sum(~agreed.collapsed) > 1:
-        scores["consistency"] = agreed.consistency
-    return scores | {"collapsed": float(np.mean(agreed.collapsed))}
+    return scores | agreement(sets, np.asarray(runs.stopped) >= 0)[0]
 
 
 def statements() -> dict[str, tuple[Sequence[str], ...]]:

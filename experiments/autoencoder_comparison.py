@@ -69,6 +69,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from autoencoder_ablation import abundances as projective
+from autoencoder_ablation import agreement
 from autoencoder_figures import GROUPS, Truth, groups, maps, scores_figure, spread
 from autoencoder_speed import seconds, speed
 from common import Partial, main, one_core
@@ -165,14 +166,10 @@ def summary(sets: np.ndarray, owns: Any, stopped: Any, truth: Truth, other: Trut
         if key == "msad":
             scores["msad_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     scores["endmembers"] = np.nan_to_num(np.asarray(sets, float)).tolist()
-    try:
-        agreed = consensus(sets, stopped)
-    except ValueError:  # all have collapsed
-        return scores | {"collapsed": 1.0}
-    if np.sum(~agreed.collapsed) > 1:
-        scores["consistency"] = agreed.consistency
-    scores |= {f"medoid_{key}": runs[agreed.chosen][key] for key in ("msad", "rmse_projective")}
-    return scores | {"collapsed": float(np.mean(agreed.collapsed))}
+    agreed, chosen = agreement(sets, stopped)
+    if chosen is not None:
+        scores |= {f"medoid_{key}": runs[chosen][key] for key in ("msad", "rmse_projective")}
+    return scores | agreed
 
 
 def network(name: str, truth: Truth, other: Truth, config: Config) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from autoencoder_ablation import abundances as projective
+from autoencoder_ablation import agreement
 from autoencoder_comparison import URBAN
 from autoencoder_figures import Truth
 
-from unmix_jax.blind import consensus, unmix_blind
+from unmix_jax.blind import unmix_blind
 from unmix_jax.endmembers.nmf import nmf
 from unmix_jax.metrics import align, rmse_per_endmember, sad
 from unmix_jax.networks.losses import Objective, mse
@@ -112,17 +113,14 @@ def score(method: str, truth: Truth, config: Any) -> dict[str, Any]:
         "cpu_s": seconds,
         "endmembers": np.round(aligned, 5).tolist(),
     }
-    try:
-        agreed = consensus(sets, stopped)
-    except ValueError:  # all have collapsed
-        return scores | {"collapsed": 1.0}
-    if np.sum(~agreed.collapsed) > 1:
-        scores["consistency"] = agreed.consistency
+    agreed, chosen = agreement(sets, stopped)
+    if chosen is None:
+        return scores | agreed
     peaks = truth.endmembers.max(1)
     wanted = truth.abundances[::THIN] * peaks
-    shares = projective(truth.pixels[::THIN], aligned[agreed.chosen])
+    shares = projective(truth.pixels[::THIN], aligned[chosen])
     scores["rmse"] = float(rmse_per_endmember(shares, wanted / wanted.sum(1, keepdims=True)))
-    return scores | {"collapsed": float(np.mean(agreed.collapsed))}
+    return scores | agreed
 
 
 def flat(scores: Mapping[str, Any], label: str, names: Sequence[str] = ()) -> dict[str, float]:
