@@ -9,6 +9,7 @@ from helpers import assert_close
 from jax.test_util import check_grads
 
 from unmix_jax.physics.hapke import Hapke
+from unmix_jax.physics.intimate import KubelkaMunk, PowerMean, Shkuratov
 from unmix_jax.physics.mixing import (
     ELMM,
     GBM,
@@ -70,6 +71,39 @@ def intimate(a):
     return w / ((1 + 2 * sun * np.sqrt(1 - w)) * (1 + 2 * sensor * np.sqrt(1 - w)))
 
 
+def absorbed(a):
+    """Absorption over scattering adds up; the reflectance is the lower root of a quadratic equation."""
+    total = a @ ((1 - ENDMEMBERS) ** 2 / (2 * ENDMEMBERS))
+    return 1 + total - np.sqrt((1 + total) ** 2 - 1)
+
+
+def rows_of_grains(a):
+    """Written from Shkuratov's equations; what passes through a grain is found by halvings."""
+    n, q = 1.6, 0.8
+    outer = (n - 1) ** 2 / (n + 1) ** 2 + 0.05
+    backward = (0.28 * n - 0.20) * outer
+    enter, inner = 1 - outer, 1.04 - 1 / n**2
+    leave = 1 - inner
+
+    def shares(x):
+        h = 0.5 * enter * leave * inner * x**2 / (1 - inner * x)
+        return q * (backward + h), q * (outer - backward + enter * leave * x + h) + 1 - q
+
+    def albedo(back, on):
+        half = (1 + back**2 - on**2) / (2 * back)
+        return half - np.sqrt(half**2 - 1)
+
+    found = []
+    for m in ENDMEMBERS:
+        low, high = np.zeros(BANDS), np.ones(BANDS)
+        for _ in range(80):
+            middle = 0.5 * (low + high)
+            less = albedo(*shares(middle)) < m
+            low, high = np.where(less, middle, low), np.where(less, high, middle)
+        found.append(shares(low))
+    return albedo(*np.einsum("e,ecb->cb", a, np.array(found)))
+
+
 MODELS = {  # the model, what it says of one abundance vector, and its arrays
     "Linear": (lambda: Linear(), lambda a: a @ ENDMEMBERS, 0),
     "Nascimento": (
@@ -88,6 +122,9 @@ MODELS = {  # the model, what it says of one abundance vector, and its arrays
     "ELMM": (lambda: ELMM(jnp.asarray(SCALES)), lambda a: (a * SCALES) @ ENDMEMBERS, 1),
     "SCLS": (lambda: SCLS(jnp.asarray(0.8)), lambda a: 0.8 * a @ ENDMEMBERS, 1),
     "Hapke": (lambda: Hapke(), intimate, 0),
+    "KubelkaMunk": (lambda: KubelkaMunk(), absorbed, 0),
+    "Shkuratov": (lambda: Shkuratov(), rows_of_grains, 0),
+    "PowerMean": (lambda: PowerMean(jnp.asarray(-0.4)), lambda a: (a @ ENDMEMBERS**-0.4) ** (1 / -0.4), 1),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 OF_PAIRS = ("Nascimento", "GBM")
@@ -150,7 +187,41 @@ def test_a_pure_pixel_is_its_endmember():
     m, a = jnp.asarray(ENDMEMBERS, jnp.float32), jnp.eye(COUNT)[1]
     for model in (Linear(), Fan(), GBM(jnp.ones(6))):
         assert np.array_equal(model(a, m), m[1])
-    np.testing.assert_allclose(Hapke()(a, m), m[1], rtol=2e-6)
+    for model in (Hapke(), KubelkaMunk(), Shkuratov(), *(PowerMean(q) for q in (-1.0, 0.0, 0.5))):
+        np.testing.assert_allclose(model(a, m), m[1], rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("exponent", "mean"),
+    [
+        (1.0, lambda a, m: a @ m),
+        (0.0, lambda a, m: np.exp(a @ np.log(m))),
+        (1e-9, lambda a, m: np.exp(a @ np.log(m))),
+        (-1.0, lambda a, m: 1 / (a @ (1 / m))),
+    ],
+)
+def test_means_between_linear_and_harmonic(exponent, mean):
+    a, m = jnp.asarray(ABUNDANCES[0], jnp.float32), jnp.asarray(ENDMEMBERS, jnp.float32)
+    np.testing.assert_allclose(PowerMean(exponent)(a, m), mean(ABUNDANCES[0], ENDMEMBERS), rtol=3e-6)
+
+
+def test_reflectances_out_of_range_have_no_mean():
+    a, m = jnp.ones(2) / 2, jnp.array([[0.0, 0.5, 1.2, 0.5], [0.5, 0.5, 0.5, -0.1]])
+    assert np.array_equal(np.isnan(KubelkaMunk()(a, m)), [1, 0, 1, 1])
+    assert np.array_equal(np.isnan(PowerMean(0.5)(a, m)), [1, 0, 0, 1])
+    slopes = jax.grad(lambda m: jnp.nansum(KubelkaMunk()(a, m) + PowerMean(0.5)(a, m)))(m)
+    assert np.isfinite(slopes[:, 1]).all()
+    assert float(KubelkaMunk()(a, jnp.ones((2, 1)))[0]) == 1
+    assert np.array_equal(np.isnan(Shkuratov()(a, m)), [1, 0, 1, 1])
+    assert np.isnan(Shkuratov()(a, jnp.full((2, 1), 0.01)))  # the faces alone send more back
+    assert float(Shkuratov()(a, jnp.ones((2, 1)))[0]) == 1
+
+
+def test_grains_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"at least 1\.3 here, got 1\.0"):
+        Shkuratov(1.0)
+    with pytest.raises(ValueError, match=r"above 0 and not above 1, got 0"):
+        Shkuratov(filling=0.0)
 
 
 UNDONE = [(PPNM, b) for b in (-0.5, 0.0, 0.3, 2.0)] + [(MLM, p) for p in (-1.0, 0.0, 0.9, 0.99)]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -14,10 +14,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.networks.autoencoder import Autoencoder, NetworkUnmixer
 from unmix_jax.networks.layers import added, constrained
-from unmix_jax.networks.losses import Objective
 from unmix_jax.networks.windows import Windows
 
-__all__ = ["Schedule", "Trained", "checked", "train"]
+__all__ = ["Examples", "Schedule", "Trained", "checked", "train"]
 
 
 class Schedule(eqx.Module):
@@ -81,10 +80,21 @@ class Trained(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, (self.networks, self.states))
 
 
+class Examples(Protocol):
+    """What a network learns from where nothing is measured: a callable pytree that draws a batch from a key.
+
+    The batch has ``spectra``; the objective may use what else it has.
+    """
+
+    def __call__(self, key: Key[Array, ""], count: int, /) -> Any:
+        """So many examples."""
+        ...
+
+
 def train(
-    build: Callable[[Key[Array, ""], Any], Autoencoder],
-    pixels: Float[Any, "pixel band"],
-    objective: Objective,
+    build: Callable[[Key[Array, ""], Any], Any],
+    pixels: Float[Any, "pixel band"] | Examples,
+    objective: Callable[..., Array],
     schedule: Schedule,
     *,
     keys: Key[Array, " seed"],
@@ -97,12 +107,14 @@ def train(
 ) -> Trained:
     """Train one network per key.
 
-    Pixels are divided by their greatest value. Each epoch visits the sample in a new order, in whole batches.
+    Pixels are divided by their greatest value. Each epoch visits the sample in a new order, in whole batches. Examples
+    are drawn anew at each step and are taken as they are; an epoch is as many of them as the schedule's sample.
 
     Args:
         build: ``build(key, start)`` to the network before training, for pixels divided by their greatest value.
-        pixels: spectra to train on, any unit; all finite.
-        objective: what is minimised.
+        pixels: spectra to train on, any unit, all finite; or what draws `Examples`.
+        objective: what is minimised: ``objective(network, pixels, abundances, rendered)``, an `Objective`; where
+            examples are drawn, with the batch of them in the place of the pixels.
         schedule: how.
         keys: one per seed; the result of a seed does not depend on the others.
         starts: what each seed begins at, arrays with a leading seed axis, as ``build`` takes them: spectra divided by
@@ -121,12 +133,13 @@ def train(
         ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given.
     """
     data, scale = _data(pixels, schedule, windows)
+    dtype = jax.tree.leaves(data)[0].dtype
     if starts is not None:
-        starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, data.dtype), starts)
+        starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), starts)
         if any(len(leaf) != len(keys) for leaf in jax.tree.leaves(starts)):
             raise ValueError(f"each of {len(keys)} seeds needs a start, got {len(jax.tree.leaves(starts)[0])}")
     static, carry = _begin(build, data, schedule, keys, starts)
-    losses = np.full((keys.shape[0], schedule.epochs), np.nan, data.dtype)
+    losses = np.full((keys.shape[0], schedule.epochs), np.nan, dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
     mark = "" if path is None else _mark(data, keys, (starts, windows), objective, schedule, static)
@@ -142,7 +155,7 @@ def train(
         if progress is not None:
             progress(done, schedule.epochs)
     arrays, _, states, _, stopped, _ = carry
-    return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, data.dtype))
+    return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, dtype))
 
 
 def checked(pixels: Any) -> np.ndarray:
@@ -161,8 +174,12 @@ def checked(pixels: Any) -> np.ndarray:
     return values
 
 
-def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tuple[Array, float]:
-    """Pixels divided by their greatest value, and that value."""
+def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tuple[Any, float]:
+    """Pixels divided by their greatest value, and that value; examples as they are."""
+    if callable(pixels):
+        if schedule.sample is None or schedule.batch > schedule.sample:
+            raise ValueError(f"an epoch needs a batch of {schedule.batch} examples or more, got {schedule.sample}")
+        return pixels, 1.0
     values = checked(pixels)
     available = len(values if windows is None else windows) if schedule.sample is None else schedule.sample
     if schedule.batch > available:
@@ -173,11 +190,11 @@ def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tu
     return jnp.asarray((values / scale).astype(jax.dtypes.canonicalize_dtype(kind))), scale
 
 
-def _begin(build: Any, data: Array, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
+def _begin(build: Any, data: Any, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
     """What of the networks does not change, and the carry of the loop with a seed axis."""
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
-    return static, _initial(build, schedule, data.dtype, keys, starts)
+    return static, _initial(build, schedule, jax.tree.leaves(data)[0].dtype, keys, starts)
 
 
 @eqx.filter_jit
@@ -197,29 +214,33 @@ def _initial(build: Any, schedule: Schedule, dtype: Any, keys: Array, starts: An
 @eqx.filter_jit
 def _epochs(
     static: Any,
-    objective: Objective,
+    objective: Callable[..., Array],
     schedule: Schedule,
-    data: Array,
+    data: Any,
     windows: Any,
     carry: Any,
     first: Array,
     count: int,
 ) -> tuple[Any, Array]:
     """Some epochs of all seeds."""
-    available = len(data if windows is None else windows)
+    drawn = callable(data)
+    available = 1 if drawn else len(data if windows is None else windows)
     size = available if schedule.sample is None else schedule.sample
     steps = size // schedule.batch
 
-    def loss_of(arrays: Any, state: Any, batch: Array, key: Array) -> tuple[Array, Any]:
+    def loss_of(arrays: Any, state: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         network = eqx.combine(arrays, static)
-        abundances, rendered, state = network(batch, state, key)
+        abundances, rendered, state = network(batch.spectra if drawn else batch, state, key)
         return objective(network, batch, abundances, rendered) + added(state), state
 
     def step(carry: Any, given: Any) -> tuple[Any, Array]:
         arrays, moments, state, key, stopped, number = carry
         index, parts = given
-        batch = data[index] if windows is None else windows.gather(data, index)
         own = jax.random.fold_in(key, number)
+        if drawn:
+            batch = data(jax.random.fold_in(own, 1 << 30), schedule.batch)
+        else:
+            batch = data[index] if windows is None else windows.gather(data, index)
         (loss, new_state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, own)
         if len(schedule.alternate) > 1:
             slope = _of_part(slope, parts)
@@ -273,10 +294,10 @@ def _settled(losses: np.ndarray, patience: int | None) -> bool:
     return not bool(np.any(known[:, -patience:].min(1) < best - 1e-3 * np.abs(best)))
 
 
-def _mark(data: Array, keys: Array, starts: Any, objective: Objective, schedule: Schedule, static: Any) -> str:
+def _mark(data: Any, keys: Array, starts: Any, objective: Any, schedule: Schedule, static: Any) -> str:
     """What tells one run from another: a hash of all numbers, and of what the networks are made of."""
-    numbers = [data, keys, *jax.tree.leaves(eqx.filter((starts, objective), eqx.is_array))]
-    made = eqx.filter((objective, static), eqx.is_array, inverse=True)
+    numbers = [*jax.tree.leaves(eqx.filter((data, keys, starts, objective), eqx.is_array))]
+    made = eqx.filter((data, objective, static), eqx.is_array, inverse=True)
     words = eqx.tree_pformat(made), schedule.epochs, schedule.batch, schedule.sample, schedule.alternate
     mark = hashlib.sha256(repr(words).encode())
     for leaf in numbers:
