@@ -7,7 +7,6 @@ Reference: after Sigiuk 2026, Evaluating Deep Learning Spectral Unmixing From Pu
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.linalg import matmul
-from unmix_jax.networks.layers import Layer, LeakyReLU, Sequential, Softmax, SumToOne
+from unmix_jax.networks.encoders import ENCODERS
+from unmix_jax.networks.layers import Layer, Sequential, Softmax, SumToOne
 from unmix_jax.networks.mixtures import Drawn, MixtureExamples, MixtureRecipe
-from unmix_jax.networks.recipes import dense
 from unmix_jax.networks.training import Schedule, train
 from unmix_jax.types import Solution
 
@@ -30,8 +29,8 @@ __all__ = ["AbundanceNetwork", "AbundanceUnmixer", "Evidence", "Supervised", "Wh
 BINS = 256  # most bands that a network sees; neighbours are averaged above that
 DRAWS = 8192  # mixtures that features are chosen by
 RARE = 1e-3  # share of the training mixtures that are flagged
-WIDTHS = (256, 256, 256)
 PLAIN = MixtureRecipe()
+STEPS = 50  # of the optimiser in an epoch of training, between two looks at progress
 
 
 class Whiten(Layer):
@@ -75,6 +74,11 @@ class Whiten(Layer):
         """Features of a batch."""
         return jax.lax.stop_gradient(self.gains * self._within((x - self.mean) / self.std)), state
 
+    def plain(self) -> "Scale":
+        """The mean taken away, and all divided by one number: as large as the mixtures spread, noise left out."""
+        power = jnp.sum((self.powers - 1)[:, None] * (self.basis * self.std) ** 2, 0)
+        return Scale(self.mean, 1 / jnp.sqrt(jnp.mean(power)))
+
     def novelty(self, spectra: Float[Array, "*pixel band"]) -> tuple[Float[Array, "*pixel"], Float[Array, "*pixel"]]:
         """Mean square of the coordinates, and of what is outside of all directions; about one in training."""
         away = (spectra - self.mean) / self.std
@@ -90,6 +94,21 @@ class Whiten(Layer):
 
     def _within(self, away: Array) -> Array:
         return matmul(away, self.basis.T)
+
+
+class Scale(Layer):
+    """(x − mean) × gain. Not trained."""
+
+    mean: Float[Array, " band"]
+    gain: Float[Array, ""]
+
+    def constrained(self, before: Any) -> "Scale":
+        """As it was."""
+        return before
+
+    def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Each band by itself."""
+        return jax.lax.stop_gradient((x - self.mean) * self.gain), state
 
 
 class AbundanceNetwork(eqx.Module):
@@ -196,7 +215,7 @@ def learn_abundances(
     std: float | Float[Any, " band"],
     recipe: MixtureRecipe = PLAIN,
     networks: int = 1,
-    encoder: Callable[[Key[Array, ""], Whiten, int], Sequential] | None = None,
+    encoder: str = "dense",
     steps: int = 4000,
     batch: int = 512,
     rate: float = 2e-3,
@@ -213,7 +232,7 @@ def learn_abundances(
         std: standard deviation of the sensor's noise, of each band or one for all, in the unit of the endmembers.
         recipe: how mixtures are made.
         networks: how many, of other random numbers; their mean is better than one, and their spread tells of doubt.
-        encoder: ``encoder(key, features, count)`` to the layers; None: `features`, then three dense layers of 256.
+        encoder: a name in `encoders.ENCODERS`: "dense", "cnn1d" or "cnn1d_modified".
         steps: of the optimiser, Adam with a rate that falls to zero along a cosine.
         batch: mixtures in a step.
         rate: of the first step.
@@ -226,9 +245,11 @@ def learn_abundances(
         An `AbundanceUnmixer`.
 
     Raises:
-        ValueError: fewer than two endmembers, values or noise that are not finite or not positive, a training that met
-            a loss that is not finite in all its networks.
+        ValueError: fewer than two endmembers, values or noise that are not finite or not positive, an unknown encoder,
+            or a training that met a loss that is not finite.
     """
+    if encoder not in ENCODERS:
+        raise ValueError(f"an encoder is one of {', '.join(ENCODERS)}, got {encoder!r}")
     spectra, noise = _checked(endmembers, std, good)
     group = -(-spectra.shape[1] // BINS)
     seen = jnp.asarray(_averaged(jnp.asarray(spectra), group))
@@ -237,10 +258,9 @@ def learn_abundances(
     drawing, training, testing = jax.random.split(key, 3)
     drawn = eqx.filter_jit(lambda examples, key: examples(key, DRAWS).spectra)
     features = Whiten.of(drawn(examples, drawing), size)
-    count, build_layers = len(seen), encoder or _layers
 
     def build(key: Any, start: Any) -> AbundanceNetwork:
-        return AbundanceNetwork(build_layers(key, features, count))
+        return AbundanceNetwork(ENCODERS[encoder](key, features, len(seen)))
 
     epochs = -(-steps // STEPS)
     schedule = Schedule(
@@ -259,20 +279,6 @@ def learn_abundances(
     limits = jnp.asarray([jnp.quantile(one, 1 - RARE) for one in away])
     bands = None if good is None else jnp.asarray(good, jnp.int32)
     return AbundanceUnmixer(trained.networks, trained.states, features, limits, group, bands)
-
-
-STEPS = 50  # of the optimiser in an epoch of training, between two looks at progress
-
-
-def _layers(key: Any, features: Whiten, count: int) -> Sequential:
-    """Features, then dense layers."""
-    sizes = (features.basis.shape[0], *WIDTHS, count)
-    layers: list[Layer] = [features]
-    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-        layers.append(dense(jax.random.fold_in(key, i), inputs, outputs, bias=True))
-        if i < len(WIDTHS):
-            layers.append(LeakyReLU(0.1))
-    return Sequential(tuple(layers))
 
 
 def _counts(bands: int, group: int) -> np.ndarray:

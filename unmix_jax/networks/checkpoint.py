@@ -1,0 +1,192 @@
+"""Trained networks in a file: numbers and a description in words, so that loading never runs code.
+
+A checkpoint knows the library that it was trained on, the sensor and how it was trained, and refuses scenes of another
+sensor and libraries that have changed.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unmix_jax.networks.abundance import AbundanceNetwork, AbundanceUnmixer, Whiten
+from unmix_jax.networks.encoders import ENCODERS
+from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+
+__all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = 1
+SAME = 1e-3  # of a band's spacing, by which bands may be away from those of the training
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        unmixer: the networks.
+        library: the reference spectra on the bands of the sensor, with `good_bands`.
+        encoder: name in `encoders.ENCODERS`.
+        settings: how it was trained, for the record.
+    """
+
+    unmixer: AbundanceUnmixer
+    library: SpectralLibrary
+    encoder: str
+    settings: Mapping[str, Any]
+
+    def check(self, scene: Scene, library: SpectralLibrary | None = None) -> None:
+        """Refuse what it was not trained for.
+
+        Args:
+            scene: to be unmixed.
+            library: on the bands of the scene, where one is given; it must be the one of the training.
+
+        Raises:
+            ValueError: another number of bands or other bands, a band that is bad in the scene and was good in the
+                training, or another library.
+        """
+        axis, own = scene.axis, self.library.axis
+        if scene.bands != self.library.spectra.shape[1]:
+            raise ValueError(
+                f"the checkpoint is of a sensor of {self.library.spectra.shape[1]} bands, the scene has {scene.bands}: "
+                "train one for this sensor"
+            )
+        if axis is not None and own is not None:
+            theirs, ours = np.asarray(axis.to(own.unit).centers), np.asarray(own.centers)
+            spacing = np.median(np.abs(np.diff(ours))) if len(ours) > 1 else ours[0]
+            away = float(np.max(np.abs(theirs - ours)))
+            if away > SAME * spacing:
+                raise ValueError(
+                    f"the checkpoint is of another sensor: its bands are up to {away:g} {own.unit} away from those of "
+                    "the scene; train one for this sensor"
+                )
+        trained = np.ones(scene.bands, bool) if self.library.good_bands is None else self.library.good_bands
+        bad = np.asarray(trained) & ~(np.ones(scene.bands, bool) if scene.good_bands is None else scene.good_bands)
+        if bad.any():
+            raise ValueError(
+                f"{int(bad.sum())} bands that the checkpoint looks at are bad in the scene (the first is number "
+                f"{int(np.argmax(bad))}): train one without them"
+            )
+        if library is not None and fingerprint(library) != fingerprint(self.library):
+            raise ValueError(
+                f"the library has changed since the training: the checkpoint knows {_said(self.library)}, this one has "
+                f"{_said(library)}; train again"
+            )
+
+
+def fingerprint(library: SpectralLibrary) -> str:
+    """A hash of the names and the spectra in good bands, to single precision."""
+    spectra = np.asarray(library.spectra, np.float32)
+    if library.good_bands is not None:
+        spectra = np.where(library.good_bands, spectra, np.float32(0))
+    mark = hashlib.sha256(json.dumps([*library.names, *spectra.shape]).encode())
+    mark.update(np.round(spectra, 5).tobytes())
+    return mark.hexdigest()
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint: an .npz of arrays, with a description in JSON.
+
+    Returns:
+        The path.
+    """
+    path, unmixer, library = Path(path), checkpoint.unmixer, checkpoint.library
+    leaves = [
+        np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter((unmixer.networks, unmixer.states), eqx.is_array))
+    ]
+    about = {
+        "format": FORMAT,
+        "encoder": checkpoint.encoder,
+        "group": unmixer.group,
+        "networks": int(leaves[0].shape[0]),
+        "names": list(library.names),
+        "unit": None if library.axis is None else library.axis.unit,
+        "library": fingerprint(library),
+        "settings": dict(checkpoint.settings),
+    }
+    held: dict[str, Any] = {f"leaf{i}": leaf for i, leaf in enumerate(leaves)}
+    held |= {f"features_{name}": np.asarray(getattr(unmixer.features, name)) for name in Whiten.__dataclass_fields__}
+    held |= {"spectra": np.asarray(library.spectra), "limits": np.asarray(unmixer.limits)}
+    if unmixer.good is not None:
+        held["good"] = np.asarray(unmixer.good)
+    if library.axis is not None:
+        held["centers"] = np.asarray(library.axis.centers)
+        if library.axis.fwhm is not None:
+            held["fwhm"] = np.asarray(library.axis.fwhm)
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.savez(file, about=json.dumps(about), **held)
+    beside.replace(path)
+    return path
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint, one of another version of the format, or one that is damaged.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            about = json.loads(str(held["about"]))
+            arrays = {name: held[name] for name in held.files if name != "about"}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of format {FORMAT}, which this version reads")
+    try:
+        return _rebuilt(about, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _rebuilt(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Checkpoint:
+    """The checkpoint of a description and arrays; each must have the shape that the description asks for."""
+    names, spectra = tuple(str(name) for name in about["names"]), arrays["spectra"]
+    features = Whiten(*(jnp.asarray(arrays[f"features_{name}"]) for name in Whiten.__dataclass_fields__))
+    build = ENCODERS[about["encoder"]]
+
+    def empty(key: Any) -> Any:
+        network = AbundanceNetwork(build(key, features, len(names)))
+        return network, network.gathered()
+
+    keys = jax.random.split(jax.random.key(0), int(about["networks"]))
+    skeleton = eqx.filter_eval_shape(eqx.filter_vmap(empty), keys)
+    wanted, tree = jax.tree.flatten(skeleton)
+    leaves = []
+    for i, leaf in enumerate(wanted):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(f"part {i} of the networks is not numbers")
+        found = arrays[f"leaf{i}"]
+        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+            raise ValueError(f"array {i} of the networks has shape {found.shape}, {leaf.shape} is wanted")
+        leaves.append(jnp.asarray(found))
+    networks, states = jax.tree.unflatten(tree, leaves)
+    axis, good = None, arrays.get("good")
+    if about["unit"] is not None:
+        axis = SpectralAxis(arrays["centers"], arrays.get("fwhm"), about["unit"])
+    marked = None if good is None else np.isin(np.arange(spectra.shape[1]), good)
+    library = SpectralLibrary(spectra=spectra, axis=axis, names=names, good_bands=marked)
+    if fingerprint(library) != about["library"]:
+        raise ValueError("its spectra are not those that it was trained on")
+    bands = None if good is None else jnp.asarray(good, jnp.int32)
+    unmixer = AbundanceUnmixer(networks, states, features, jnp.asarray(arrays["limits"]), int(about["group"]), bands)
+    unmixer(jnp.ones(spectra.shape[1], jnp.float32))  # shapes fit together
+    return Checkpoint(unmixer, library, str(about["encoder"]), about["settings"])
+
+
+def _said(library: SpectralLibrary) -> str:
+    """A library in a few words."""
+    names = ", ".join(library.names[:3]) + (", …" if len(library.names) > 3 else "")
+    return f"{len(library.spectra)} spectra ({names})" if names else f"{len(library.spectra)} spectra"
