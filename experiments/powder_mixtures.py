@@ -159,6 +159,16 @@ def by_albedo(found: Powders) -> np.ndarray:
     return np.asarray(unmix(eqx.Partial(fcls, endmembers=prepared), np.asarray(albedos)).abundances)
 
 
+def by_support(found: Powders) -> np.ndarray:
+    """Abundances by FCLSU that is told which materials are in each sample."""
+    result = np.zeros_like(found.abundances)
+    for there in np.unique(found.abundances > 0, axis=0):
+        rows = ((found.abundances > 0) == there).all(1)
+        unmixer = eqx.Partial(fcls, endmembers=prepare(found.endmembers[there]))
+        result[np.ix_(rows, there)] = unmix(unmixer, found.spectra[rows]).abundances
+    return result
+
+
 def by_order(abundances: np.ndarray, found: Powders) -> dict[str, float]:
     """RMSE over the samples and materials of each order, and over all."""
     squares = np.mean((abundances - found.abundances) ** 2, 1)

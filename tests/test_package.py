@@ -27,14 +27,15 @@ ORDER = (
     {"driver", "sharding", "results"},
     {"readout"},
     {"blind", "page"},
-    {"plots", "report", "fitting"},
-    {"cli", "unmixing", "terminal", "demo", "__main__"},
+    {"plots", "report", "fitting", "learning"},
+    {"cli", "help", "unmixing", "terminal", "demo", "__main__"},
 )
 ALLOWED = {
     ("driver", "sharding"),
     ("report", "plots"),
     ("fitting", "plots"),
     ("cli", "demo"),
+    ("cli", "help"),
     ("cli", "terminal"),
     ("cli", "unmixing"),
     ("unmixing", "terminal"),

@@ -17,46 +17,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from unmix_jax.help import EXAMPLES, HELP
 from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
 
 __all__ = ["main"]
-
-HELP = """usage: unmix-jax COMMAND [options]
-
-Hyperspectral unmixing: which materials are in each pixel, and how much of each.
-
-  demo         unmix real data that come with the package; ends with a report to open
-  info         what is in a scene or a spectral library
-  endmembers   find the pure spectra of a scene, and how many there are
-  fit          mineral spectra as oscillators: parameters of the dispersion model for a library
-  unmix        abundance maps, residual, certificate and a report
-  score        compare results with a reference
-
-Start with:
-  unmix-jax demo
-  unmix-jax info scene.hdr
-  unmix-jax unmix scene.hdr --count 5
-  unmix-jax unmix scene.hdr --endmembers library.sli --out results
-  unmix-jax unmix scene.hdr --endmembers 4 --method recommended
-  unmix-jax fit minerals.csv --out minerals-fit
-
-A scene is a file (ENVI, .mat, .npz, .npy, GeoTIFF, EMIT NetCDF) or the name of a dataset, such as
-indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
-traceback of an error, and --version the version."""
-EXAMPLES = {
-    "demo": "unmix-jax demo --out my-demo",
-    "info": "unmix-jax info scene.hdr\n  unmix-jax info foreign.mat --key cube=Y --key wavelength_nm=lambda",
-    "endmembers": "unmix-jax endmembers scene.hdr --out endmembers.sli\n"
-    "  unmix-jax endmembers scene.hdr --method nfindr --count 6 --out endmembers.csv",
-    "fit": "unmix-jax fit minerals.csv --out minerals-fit\n"
-    "  unmix-jax fit minerals.sli --range 400 1400 --names Quartz Calcite --out two\n"
-    "  unmix-jax fit spectra.csv --quantity reflectance --unit cm-1 --axes 1",
-    "unmix": "unmix-jax unmix scene.hdr --count 5\n"
-    "  unmix-jax unmix scene.hdr --endmembers library.sli --out results\n"
-    "  unmix-jax unmix scene.hdr --endmembers 4 --method recommended\n"
-    "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2",
-    "score": "unmix-jax score unmix-results samson/alt",
-}
 
 SceneName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
@@ -72,11 +36,11 @@ Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY|R")]
 Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 Degree = Annotated[int | None, tyro.conf.arg(metavar="DEGREE")]
 Extract = Literal["vca", "nfindr"]
-Method = Literal[
-    "fcls", "nnls", "scls", "ucls",
-    "recommended", "simple", "simple_cosine", "daeu", "daeu_sad", "sidaeu", "endnet", "endnet_noisy", "ospaeu", "nae",
-    "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
-]  # fmt: skip
+Method = Annotated[str, tyro.conf.arg(metavar="METHOD|CHECKPOINT")]
+Recipe = Literal[
+    "ppnm", "linear", "fan", "gbm", "mlm", "mixed", "power", "powders", "kubelka_munk", "shkuratov", "hapke"
+]
+Encoder = Literal["dense", "cnn1d", "cnn1d_modified"]
 
 
 def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
@@ -207,6 +171,57 @@ def fit(
     print(f"{table(rows, columns)}\n\n{table(facts)}\n\nResults: {out}")
 
 
+def train(
+    library: LibraryName,
+    /,
+    *,
+    out: Path = Path("network.npz"),
+    sensor: Name = None,
+    names: Names = (),
+    recipe: Recipe = "ppnm",
+    snr: float = 40.0,
+    networks: int = 3,
+    steps: int = 3000,
+    encoder: Encoder = "dense",
+    overwrite: bool = False,
+    seed: int = 0,
+    key: Keys = (),
+    unit: Unit = None,
+) -> None:
+    """Train networks that unmix, on mixtures of pure spectra alone: one checkpoint for a sensor.
+
+    A training that is stopped goes on where it was when the command is given again.
+
+    Args:
+        library: pure spectra, one of each material: a file, or the name of a dataset
+        out: checkpoint to write, .npz, for `unmix-jax unmix SCENE --method CHECKPOINT`
+        sensor: scene or library on whose bands it will be used; by default the bands of the library
+        names: materials to take; all by default
+        recipe: how training mixtures are made: powders for grains that touch, mixed for light that scatters between
+            surfaces, or one model
+        snr: signal to noise of the sensor, dB
+        networks: how many; their mean is taken, and their spread tells of doubt
+        steps: of the training
+        encoder: dense layers, or the convolutional baselines
+        overwrite: replace the file if it is there
+        seed: of the random numbers
+        key: where a foreign .npz or .mat file keeps something, such as spectra=Y; may be repeated
+        unit: of the wavelengths, where the file does not say it
+    """
+    _prepare_process()
+    from unmix_jax.learning import facts, learn_library
+    from unmix_jax.scenes.opening import open_any, open_library
+
+    opened = open_library(library, keys=_keys(key), unit=unit)
+    with progress_bar("training", "steps") as progress:
+        checkpoint = learn_library(
+            out, opened, sensor=None if sensor is None else open_any(sensor),
+            names=names, recipe=recipe, snr=snr, networks=networks, steps=steps, encoder=encoder,
+            seed=seed, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    print(f"{table(facts(checkpoint))}\n\nWritten: {out}")
+
+
 def unmix(
     scene: SceneName,
     /,
@@ -234,7 +249,9 @@ def unmix(
         extract: how to extract: vertex component analysis, or the simplex of largest volume
         count: number of endmembers to extract; auto takes the smallest of HySime, HFC and NWHFC
         method: abundances >= 0 that sum to one (fcls), >= 0 (nnls), that sum to one (scls), free (ucls); or blind,
-            endmembers and abundances together: recommended, an autoencoder (simple to daen), archetypal, nmf
+            endmembers and abundances together: recommended, archetypal, nmf, or an autoencoder: simple, simple_cosine,
+            daeu, daeu_sad, sidaeu, endnet, endnet_noisy, ospaeu, nae, mtaeu, cnnaeu, mdae, udas, snsa, daen; or a
+            checkpoint that `unmix-jax train` wrote (.npz)
         seeds: of blind methods: independent runs, of which the one nearest to all others is taken; 25 (archetypal,
             nmf and cnnaeu: 5) by default
         gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective, the
@@ -294,7 +311,7 @@ def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "info": info, "endmembers": endmembers, "fit": fit, "unmix": unmix, "score": score,
+    "demo": demo, "info": info, "endmembers": endmembers, "fit": fit, "train": train, "unmix": unmix, "score": score,
 }  # fmt: skip
 
 

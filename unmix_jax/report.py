@@ -28,6 +28,12 @@ CERTIFICATE_CAVEAT = (
     "come: in squared misfit, as a fraction of the squared spectrum. It certifies the arithmetic, not the "
     "model: a wrong model or a wrong endmember shows in the residual, and only partly there."
 )
+NETWORK_CAVEAT = (
+    "These abundances are what networks say that have seen synthetic mixtures of the pure spectra only. They are as "
+    "good as the mixing models of the training are near the truth, and lean towards equal shares where a spectrum "
+    "leaves them in doubt. A spectrum unlike all of the training is flagged: its novelty in results.npz is above 1. "
+    "The residual is what of a spectrum no training mixture explains; there is no certificate."
+)
 EXTRACTED_CAVEAT = (
     "These endmembers were taken from pixels of the scene itself. They are as pure as its purest pixels, "
     "their names are numbers rather than materials, and another seed or another count can choose others."
@@ -79,7 +85,7 @@ def write_run_report(
     """
     record = results.record
     shape = " × ".join(str(n) for n in record["scene"]["shape"])
-    method = str(record["config"].get("method", "")).upper()
+    method = "networks" if "network" in record else str(record["config"].get("method", "")).upper()
     axes = "rows × columns × bands" if len(scene.shape) == 2 else "spectra × bands"
     lead = f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers" + (
         f" by {method}." if method else "."
@@ -101,7 +107,7 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     pixels, share = record["pixels"], per_cent(record["converged_share"])
     tiles = [
         ("pixels unmixed", f"{pixels['valid']:,}"),
-        ("converged" if record["gap"]["worst"] is None else "certified optimal", as_text(share)),
+        (_share_of(record), as_text(share)),
         ("worst optimality gap", as_text(record["gap"]["worst"])),
         (f"RMS residual ({record['scene']['unit']})", as_text(record["residual_rms"])),
     ]
@@ -111,6 +117,13 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "unmix" in record["timings_s"]:
         tiles.append(("to unmix, compilation included", f"{record['timings_s']['unmix']:.2f} s"))
     return tiles
+
+
+def _share_of(record: Mapping[str, Any]) -> str:
+    """What the share of pixels that is given is of."""
+    if "network" in record:
+        return "like the training"
+    return "converged" if record["gap"]["worst"] is None else "certified optimal"
 
 
 def run_sections(
@@ -252,7 +265,10 @@ def _scores(scores: Mapping[str, float]) -> Section:
 
 def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
     """What the numbers mean and what they do not."""
-    text = [LINEAR_CAVEAT, *([] if record["gap"]["worst"] is None else [CERTIFICATE_CAVEAT])]
+    text = [
+        NETWORK_CAVEAT if "network" in record else LINEAR_CAVEAT,
+        *([] if record["gap"]["worst"] is None else [CERTIFICATE_CAVEAT]),
+    ]
     if scene.unit == "radiance":
         text.append(RADIANCE_CAVEAT)
     if record["not_unique"]:

@@ -20,7 +20,11 @@ from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.solvers import least_squares
 from unmix_jax.terminal import progress_bar
 
-LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers; all others find them
+LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers
+BLIND = (
+    "recommended", "simple", "simple_cosine", "daeu", "daeu_sad", "sidaeu", "endnet", "endnet_noisy", "ospaeu", "nae",
+    "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
+)  # methods that find them  # fmt: skip
 
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
@@ -43,6 +47,8 @@ def unmix_scene(
         ValueError: the folder holds another run; options that do not go together; what readers and solvers refuse.
     """
     options = _counted(options)
+    if options["method"] not in (*LINEAR, *BLIND):
+        return _unmix_learned(options, keys, command)
     if options["endmembers"] is not None and options["count"] != "auto":
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
@@ -113,6 +119,48 @@ def _require_blind(options: Mapping[str, Any]) -> None:
     for name in ("shade", "baseline", "x64"):
         if options[name] not in (None, False):
             raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
+
+
+def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command: str) -> tuple[Results, Path]:
+    """By the networks of a checkpoint, which knows its endmembers."""
+    path = Path(options["method"])
+    if path.suffix != ".npz":
+        raise ValueError(
+            f"--method is one of {', '.join((*LINEAR, *BLIND))}, or a checkpoint (.npz); got {options['method']!r}"
+        )
+    for name in ("seeds", "gauge", "shade", "baseline", "x64"):
+        if options[name] not in (None, False):
+            raise ValueError(f"--{name} does not go with a checkpoint")
+    if options["count"] != "auto":
+        raise ValueError("--count is for endmembers that are extracted; a checkpoint brings its own")
+    from unmix_jax.networks.checkpoint import load_checkpoint  # whose networks take a while to load
+
+    checkpoint = load_checkpoint(path)
+    folder = check_folder(options["out"], overwrite=options["overwrite"])
+    stages = {"start": time.perf_counter()}
+    scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
+    library = None if options["endmembers"] is None else match(scene, open_library(options["endmembers"]))
+    checkpoint.check(scene, library)
+    stages["read"] = time.perf_counter()
+    with progress_bar("unmixing") as progress:
+        solution = driver.unmix(checkpoint.unmixer, scene, good_bands=checkpoint.library.good_bands, progress=progress)
+    stages["unmix"] = time.perf_counter()
+    novelty = np.asarray(solution.fitted.novelty)
+    known = novelty[np.isfinite(novelty)]
+    about = {"settings": dict(checkpoint.settings), "flagged_share": float(np.mean(known > 1)) if known.size else None}
+    results = write_results(
+        folder,
+        solution,
+        scene,
+        endmembers=checkpoint.library,
+        config=options,
+        timings=_timings(stages),
+        seed=options["seed"],
+        more={"network": about},
+        overwrite=options["overwrite"],
+    )
+    report = write_run_report(folder / "report.html", results, scene, command=command)
+    return results, report
 
 
 def _unmix_blind(

@@ -6,6 +6,7 @@ an unmixer for one sensor and any number of materials. Spectra unlike all that i
 Reference: after Sigiuk 2026, Evaluating Deep Learning Spectral Unmixing From Pure Reference Spectra, Metaspectral.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,8 @@ def learn_abundances(
         An `AbundanceUnmixer`.
 
     Raises:
-        ValueError: fewer than two endmembers, values or noise that are not finite or not positive, an unknown encoder,
-            or a training that met a loss that is not finite.
+        ValueError: fewer than two endmembers, values or noise that are not finite or not positive, endmembers that a
+            model cannot mix, an unknown encoder, or a training that met a loss that is not finite.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"an encoder is one of {', '.join(ENCODERS)}, got {encoder!r}")
@@ -256,16 +257,19 @@ def learn_abundances(
     size = jnp.asarray(np.sqrt(_averaged(jnp.asarray(noise**2), group) / _counts(spectra.shape[1], group)))
     examples = MixtureExamples(seen, size, recipe)
     drawing, training, testing = jax.random.split(key, 3)
-    drawn = eqx.filter_jit(lambda examples, key: examples(key, DRAWS).spectra)
-    features = Whiten.of(drawn(examples, drawing), size)
+    usual = np.asarray(_spectra(examples, drawing))
+    if not np.isfinite(usual).all():
+        raise ValueError(
+            f"these endmembers cannot be mixed by {', '.join(recipe.models)}: reflectances must lie above 0 and not "
+            f"above 1, these go from {float(spectra.min()):g} to {float(spectra.max()):g}"
+        )
+    features = Whiten.of(usual, size)
 
     def build(key: Any, start: Any) -> AbundanceNetwork:
         return AbundanceNetwork(ENCODERS[encoder](key, features, len(seen)))
 
     epochs = -(-steps // STEPS)
-    schedule = Schedule(
-        epochs, batch, optax.adam(optax.cosine_decay_schedule(rate, epochs * STEPS)), sample=STEPS * batch
-    )
+    schedule = Schedule(epochs, batch, _optimiser(rate, epochs * STEPS), sample=STEPS * batch)
     trained = train(
         build, examples, Supervised(reconstruction), schedule,
         keys=jax.random.split(training, networks), checkpoint=checkpoint,
@@ -275,10 +279,22 @@ def learn_abundances(
         raise ValueError(
             f"the loss was not finite after {int(np.max(trained.stopped))} steps: a lower rate than {rate:g} may help"
         )
-    away = features.novelty(drawn(examples, testing))
+    away = features.novelty(_spectra(examples, testing))
     limits = jnp.asarray([jnp.quantile(one, 1 - RARE) for one in away])
     bands = None if good is None else jnp.asarray(good, jnp.int32)
     return AbundanceUnmixer(trained.networks, trained.states, features, limits, group, bands)
+
+
+@eqx.filter_jit
+def _spectra(examples: MixtureExamples, key: Array) -> Array:
+    """Enough mixtures to tell what is usual."""
+    return examples(key, DRAWS).spectra
+
+
+@functools.lru_cache(maxsize=32)
+def _optimiser(rate: float, steps: int) -> optax.GradientTransformation:
+    """One object for each pair of numbers: the training is compiled for it."""
+    return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
 def _counts(bands: int, group: int) -> np.ndarray:

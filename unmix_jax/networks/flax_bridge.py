@@ -62,9 +62,8 @@ class FlaxLayer(Layer):
         tree, keys = self.random
         own = jax.random.key(0) if key is None else key
         numbers = [jax.random.fold_in(own, i) if is_key else jnp.zeros((), jnp.uint32) for i, is_key in enumerate(keys)]
-        module: Any = nnx.merge(
-            self.structure, self.parameters, state, jax.tree.unflatten(tree, numbers), nnx.State({})
-        )
+        held = jax.tree.map(lambda leaf: leaf, (self.parameters, state))  # variables of the trace that we are in
+        module: Any = nnx.merge(self.structure, *held, jax.tree.unflatten(tree, numbers), nnx.State({}))
         if key is None:
             module.eval()
             return module(x), state

@@ -121,7 +121,7 @@ class MixtureExamples(eqx.Module):
     recipe: MixtureRecipe = MixtureRecipe()
 
     def __call__(self, key: Key[Array, ""], count: int) -> Drawn:
-        """So many mixtures; those that a model cannot render are not there, their first endmember is in their place."""
+        """So many mixtures; NaN where a model cannot render these endmembers."""
         recipe, endmembers = self.recipe, self.endmembers
         members, bands = endmembers.shape
         keys = jax.random.split(key, 5)
@@ -139,14 +139,8 @@ class MixtureExamples(eqx.Module):
             drawn = jax.random.split(jax.random.fold_in(keys[3], i), part.stop - part.start)
             models.append(eqx.filter_vmap(lambda key, name=name: MODELS[name](key, members))(drawn))
         batch = Drawn(jnp.zeros((count, bands)), abundances, own, tuple(models), gains)
-        clean = batch.render(abundances)
-        possible = jnp.isfinite(clean).all(1)
-        pure = jnp.zeros_like(abundances).at[:, 0].set(1)
-        batch = Drawn(
-            add_noise(keys[4], jnp.where(possible[:, None], clean, endmembers[0]), self.std),
-            jnp.where(possible[:, None], abundances, pure), own, tuple(models), gains,
-        )  # fmt: skip
-        return batch
+        spectra = add_noise(keys[4], batch.render(abundances), self.std)
+        return Drawn(spectra, abundances, own, tuple(models), gains)
 
 
 def _shares(count: int, models: int) -> list[slice]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -80,6 +80,7 @@ class Trained(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, (self.networks, self.states))
 
 
+@runtime_checkable
 class Examples(Protocol):
     """What a network learns from where nothing is measured: a callable pytree that draws a batch from a key.
 
@@ -257,9 +258,12 @@ def _epochs(
         return (*kept, key, stopped, number + 1), jnp.where(going, loss, jnp.nan)
 
     def epoch(carry: Any, number: Array) -> tuple[Any, Array]:
-        key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
-        chosen = _order(key, number, available, schedule.sample)[: steps * schedule.batch]
-        indices = chosen.reshape(steps, schedule.batch)  # the pixels themselves would be a copy for each seed
+        if drawn:
+            indices = jnp.arange(steps)
+        else:
+            key = jax.random.fold_in(carry[3], jnp.iinfo(jnp.int32).max)
+            chosen = _order(key, number, available, schedule.sample)[: steps * schedule.batch]
+            indices = chosen.reshape(steps, schedule.batch)  # the pixels themselves would be a copy for each seed
         turn = jnp.asarray([["all", "encoder", "decoder"].index(part) for part in schedule.alternate])
         part = jnp.broadcast_to(turn[number % len(turn)], steps)
         carry, losses = jax.lax.scan(step, carry, (indices, part))

@@ -1,0 +1,140 @@
+"""Train networks on the pure spectra of a library for a sensor and write them: the work of ``unmix-jax train``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from unmix_jax.networks.abundance import learn_abundances
+from unmix_jax.networks.checkpoint import Checkpoint, save_checkpoint
+from unmix_jax.networks.mixtures import MIXTURE_RECIPES, MixtureExamples
+from unmix_jax.results import environment
+from unmix_jax.scenes.library import resample
+from unmix_jax.scenes.noise import snr_std
+from unmix_jax.scenes.scene import Scene, SpectralLibrary
+from unmix_jax.scenes.writers import library_names
+
+__all__ = ["facts", "learn_library", "seen_by"]
+
+
+def learn_library(
+    path: str | Path,
+    library: SpectralLibrary,
+    *,
+    sensor: Scene | SpectralLibrary | None = None,
+    names: Sequence[str] = (),
+    recipe: str = "ppnm",
+    snr: float = 40.0,
+    networks: int = 3,
+    steps: int = 3000,
+    encoder: str = "dense",
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checkpoint:
+    """Train and write a checkpoint.
+
+    The state of the training is kept beside the file until it is done: the same call goes on where it was stopped.
+
+    Args:
+        path: file to write, .npz.
+        library: one pure spectrum of each material.
+        sensor: whose bands the network is for, and which of them are good; None: those of the library.
+        names: materials to take; none: all.
+        recipe: a name in `networks.mixtures.MIXTURE_RECIPES`.
+        snr: signal to noise of the sensor, dB, over typical mixtures.
+        networks: how many.
+        steps: of the optimiser.
+        encoder: a name in `networks.encoders.ENCODERS`.
+        seed: of the random numbers.
+        overwrite: whether a file that is there is replaced.
+        progress: called as ``progress(steps_done, steps)``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: the file is there or is no .npz; unknown names or recipe; bands without values; what
+            `learn_abundances` refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"a checkpoint is an .npz file, got {path}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: choose another file, or --overwrite")
+    if recipe not in MIXTURE_RECIPES:
+        raise ValueError(f"a recipe is one of {', '.join(MIXTURE_RECIPES)}, got {recipe!r}")
+    if not np.isfinite(snr):
+        raise ValueError(f"the signal to noise is a number of decibels, got {snr}")
+    library = seen_by(_named(library, names), sensor)
+    good = np.flatnonzero(np.asarray(library.good_bands))
+    spectra = np.asarray(library.spectra, np.float32)
+    mixed = MixtureExamples(jax.numpy.asarray(spectra[:, good]), jax.numpy.zeros(()), MIXTURE_RECIPES[recipe])
+    typical = jax.jit(lambda key: mixed(key, 1024).spectra)(jax.random.key(seed))
+    std = float(snr_std(np.asarray(typical), snr))
+    training = path.with_name(path.name + ".training.npz")
+    unmixer = learn_abundances(
+        jax.random.key(seed), spectra, std=std, recipe=MIXTURE_RECIPES[recipe], networks=networks, steps=steps,
+        encoder=encoder, good=good, checkpoint=training, progress=progress,
+    )  # fmt: skip
+    settings = {
+        "recipe": recipe, "snr_db": snr, "noise_std": std, "networks": networks, "steps": steps, "encoder": encoder,
+        "seed": seed, "environment": environment(),
+    }  # fmt: skip
+    checkpoint = Checkpoint(unmixer, library, encoder, settings)
+    save_checkpoint(path, checkpoint)
+    training.unlink(missing_ok=True)
+    return checkpoint
+
+
+def seen_by(library: SpectralLibrary, sensor: Scene | SpectralLibrary | None) -> SpectralLibrary:
+    """The library on the bands of a sensor; not good are those that are bad there, or without a value of a spectrum.
+
+    Raises:
+        ValueError: bands that cannot be compared, or no band with values of all spectra.
+    """
+    marked: Any = library.good_bands if sensor is None else sensor.good_bands
+    if sensor is not None:
+        if sensor.axis is None or library.axis is None:
+            which = "the sensor" if sensor.axis is None else "the library"
+            raise ValueError(f"{which} names no wavelengths, so the library cannot be brought to the sensor's bands")
+        library = resample(library, sensor.axis)
+    spectra = np.asarray(library.spectra)
+    good = np.isfinite(spectra).all(0)
+    if marked is not None:
+        good &= np.asarray(marked)
+    if not good.any():
+        raise ValueError("there is no good band of the sensor in which every spectrum of the library has a value")
+    return SpectralLibrary(
+        spectra=np.where(good, spectra, np.nan).astype(np.float32), axis=library.axis, names=library_names(library),
+        good_bands=good,
+    )  # fmt: skip
+
+
+def _named(library: SpectralLibrary, names: Sequence[str]) -> SpectralLibrary:
+    """Some of the spectra, in the order that is asked for."""
+    if not names:
+        return library
+    held = library_names(library)
+    unknown = [name for name in names if name not in held]
+    if unknown:
+        raise ValueError(f"the library has no {', '.join(unknown)}; it has {', '.join(held)}")
+    rows = [held.index(name) for name in names]
+    return SpectralLibrary(
+        spectra=np.asarray(library.spectra)[rows], axis=library.axis, names=tuple(names), good_bands=library.good_bands
+    )
+
+
+def facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """What a checkpoint is, in words."""
+    settings: Mapping[str, Any] = checkpoint.settings
+    good = np.asarray(checkpoint.library.good_bands)
+    return [
+        ("materials", ", ".join(checkpoint.library.names)),
+        ("bands", f"{int(good.sum())} of {len(good)}"),
+        ("recipe", str(settings["recipe"])),
+        ("noise (std)", f"{settings['noise_std']:.4g}"),
+        ("networks", str(settings["networks"])),
+    ]
