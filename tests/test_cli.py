@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -14,12 +15,14 @@ import pytest
 
 from unmix_jax import cli
 from unmix_jax.blind import METHODS
+from unmix_jax.networks.encoders import ENCODERS
+from unmix_jax.networks.mixtures import MIXTURE_RECIPES
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.results import read_results
 from unmix_jax.scenes.library import read_library
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.writers import write_library
-from unmix_jax.unmixing import LINEAR
+from unmix_jax.unmixing import BLIND, LINEAR
 
 NAMES = ("Grès, fin", "forêt (été)", "shade")
 CENTERS = np.linspace(450.0, 900.0, 12)
@@ -317,11 +320,67 @@ def test_unmix_blind(scene, tmp_path, capsys, method, gauge, monkeypatch):
 
 
 def test_the_command_knows_all_blind_methods():
-    assert set(get_args(cli.Method)) == {*LINEAR, *METHODS}
+    assert set(BLIND) == set(METHODS)
+    assert set(get_args(cli.Recipe)) == set(MIXTURE_RECIPES)
+    assert set(get_args(cli.Encoder)) == set(ENCODERS)
+    said = re.findall(r"\w+", cli.unmix.__doc__)
+    assert {*LINEAR, *BLIND} <= set(said)
+
+
+def trained(tmp_path, *words):
+    return run("train", tmp_path / "library.csv", "--out", tmp_path / "clays.npz", "--steps", 50, *words)
+
+
+def test_networks_are_trained_and_unmix_with_what_they_know(scene, tmp_path, capsys):
+    path, truth = scene
+    assert trained(tmp_path, "--sensor", path, "--networks", 2, "--recipe", "linear") == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in (*NAMES, "12 of 12", "linear", "Written"))
+    assert not list(tmp_path.glob("*.training.npz"))
+    assert run("unmix", path, "--method", tmp_path / "clays.npz", "--out", tmp_path / "out") == 0
+    assert "like the training" in capsys.readouterr().out
+    results = read_results(tmp_path / "out")
+    found = np.asarray(results.solution.abundances)
+    assert np.isnan(found[4, 4]).all()
+    assert np.sqrt(np.nanmean((found - truth) ** 2)) < 0.5 * np.sqrt(np.mean((1 / 3 - truth) ** 2))
+    assert results.endmembers.names == NAMES
+    assert results.record["network"]["settings"]["recipe"] == "linear"
+    assert results.record["network"]["flagged_share"] < 0.5
+    assert "synthetic mixtures of the pure spectra only" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("fly",), ("unmix",), ("unmix", "x", "--method", "magic"), ("info", "x", "--no")]
+    ("words", "said"),
+    [
+        (("--out", "x.csv"), "a checkpoint is an .npz file, got x.csv"),
+        (("--names", "shade", "gold"), "the library has no gold; it has Grès, fin, forêt (été), shade"),
+        (("--snr", "nan"), "the signal to noise is a number of decibels, got nan"),
+        (("--names", "shade"), "at least two endmembers"),
+    ],
+)
+def test_trainings_that_cannot_be(words, said, scene, tmp_path, capsys):
+    assert run("train", tmp_path / "library.csv", "--steps", 50, "--out", tmp_path / "clays.npz", *words) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "clays.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--method", "magic"), "--method is one of fcls, nnls"),
+        (("--method", "none.npz"), "there is no checkpoint none.npz"),
+        (("--method", "none.npz", "--shade", "shade"), "--shade does not go with a checkpoint"),
+        (("--method", "none.npz", "--count", 3), "a checkpoint brings its own"),
+    ],
+)
+def test_methods_that_there_are_not(words, said, scene, tmp_path, capsys):
+    assert run("unmix", scene[0], "--out", tmp_path / "out", *words) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("fly",), ("unmix",), ("train", "x", "--recipe", "magic"), ("info", "x", "--no")]
 )
 def test_wrong_usage(words, capsys):
     assert run(*words) == 2

@@ -112,3 +112,8 @@ def test_blind_code_runs(monkeypatch):
     names = execute(own, "docs/blind.md")
     assert np.isfinite(np.asarray(names["trained"].endmembers)).all()
     np.testing.assert_allclose(names["solution"].abundances.sum(1), 1, atol=1e-5)
+
+
+def test_code_of_networks_from_pure_spectra_runs():
+    solution = execute("\n".join(blocks("docs/learning.md", "python")), "docs/learning.md")["solution"]
+    assert np.asarray(solution.abundances).argmax(1).tolist() == [0, 1, 2]
