@@ -198,5 +198,5 @@ def endmembers(config: Config) -> Any:
 
 if __name__ == "__main__":
     one_core()
-    few = {"sensors": ("senops", "rgb"), "networks": 2, "steps": 50, "batch": 64, "counts": (20, 20, 20, 20)}
+    few = {"sensors": ("senops",), "networks": 2, "steps": 50, "batch": 64, "counts": (20, 20, 20, 20)}
     main(run, Config(), quick=Config(**few))

@@ -165,7 +165,7 @@ def by_support(found: Powders) -> np.ndarray:
     for there in np.unique(found.abundances > 0, axis=0):
         rows = ((found.abundances > 0) == there).all(1)
         unmixer = eqx.Partial(fcls, endmembers=prepare(found.endmembers[there]))
-        result[np.ix_(rows, there)] = unmix(unmixer, found.spectra[rows]).abundances
+        result[np.ix_(rows, there)] = unmix(unmixer, found.spectra[rows], tile=64).abundances
     return result
 
 
