@@ -2,7 +2,7 @@
 
     python experiments/recipe_ablation.py
 
-About 80 minutes on one core, to which it binds itself. After what Sigiuk 2026 (Metaspectral) says of synthetic training,
+About 80 minutes on one core, to which it binds itself. After what Sigiuk 2026 (Metaspectral) says of its recipes,
 where mixtures by PPNM instead of linear ones lower the RMSE of two and three materials from 0.133 to 0.106. One network
 for each recipe and sensor, with half the steps of `mixture_order.py`; the same powders are the test set.
 
