@@ -7,8 +7,8 @@ Deep Learning Spectral Unmixing From Pure Reference Spectra, Metaspectral. Its c
 rendered powders of five minerals that overlap (`powder_mixtures.py`), in the same nine sensors and orders, ten times as
 many. Hapke's physics and grains that vary make the test set; solvers and networks see five clean spectra and the noise.
 
-The recipe of the training mixtures, `powders` (power means, Kubelka and Munk), is the one that `recipe_ablation.py`
-chose by mixtures of Shkuratov's physics, which no recipe has. One training for each sensor, of three networks with
+The recipe of training mixtures, `powders` (power means, Kubelka and Munk), is to be the one that `recipe_ablation.py`
+chooses by mixtures of Shkuratov's physics, which no recipe has. One training for each sensor, of three networks with
 random numbers of their own; `network` is the mean of the three errors, `ensemble` the error of their mean.
 
 - `network_k2` … `_k5`, `_pooled`: RMSE over samples and materials, mean over the sensors; `network_std_k2` …: standard

@@ -1,6 +1,7 @@
 """Train networks on the pure spectra of a library for a sensor and write them: the work of ``unmix-jax train``."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 
 from unmix_jax.networks.abundance import learn_abundances
 from unmix_jax.networks.checkpoint import Checkpoint, save_checkpoint
-from unmix_jax.networks.mixtures import MIXTURE_RECIPES, MixtureExamples
+from unmix_jax.networks.mixtures import MIXTURE_RECIPES
 from unmix_jax.results import environment
-from unmix_jax.scenes.library import resample
+from unmix_jax.scenes.library import match
 from unmix_jax.scenes.noise import snr_std
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.writers import library_names
@@ -44,7 +45,7 @@ def learn_library(
         sensor: whose bands the network is for, and which of them are good; None: those of the library.
         names: materials to take; none: all.
         recipe: a name in `networks.mixtures.MIXTURE_RECIPES`.
-        snr: signal to noise of the sensor, dB, over typical mixtures.
+        snr: signal to noise of the sensor, dB, over the pure spectra.
         networks: how many.
         steps: of the optimiser.
         encoder: a name in `networks.encoders.ENCODERS`.
@@ -71,9 +72,7 @@ def learn_library(
     library = seen_by(_named(library, names), sensor)
     good = np.flatnonzero(np.asarray(library.good_bands))
     spectra = np.asarray(library.spectra, np.float32)
-    mixed = MixtureExamples(jax.numpy.asarray(spectra[:, good]), jax.numpy.zeros(()), MIXTURE_RECIPES[recipe])
-    typical = jax.jit(lambda key: mixed(key, 1024).spectra)(jax.random.key(seed))
-    std = float(snr_std(np.asarray(typical), snr))
+    std = float(snr_std(spectra[:, good], snr))
     training = path.with_name(path.name + ".training.npz")
     unmixer = learn_abundances(
         jax.random.key(seed), spectra, std=std, recipe=MIXTURE_RECIPES[recipe], networks=networks, steps=steps,
@@ -90,27 +89,16 @@ def learn_library(
 
 
 def seen_by(library: SpectralLibrary, sensor: Scene | SpectralLibrary | None) -> SpectralLibrary:
-    """The library on the bands of a sensor; not good are those that are bad there, or without a value of a spectrum.
+    """The library on the bands of a sensor, or on its own, in single precision; see `scenes.library.match`.
 
     Raises:
-        ValueError: bands that cannot be compared, or no band with values of all spectra.
+        ValueError: bands that cannot be compared, or no good band with values of all spectra.
     """
-    marked: Any = library.good_bands if sensor is None else sensor.good_bands
-    if sensor is not None:
-        if sensor.axis is None or library.axis is None:
-            which = "the sensor" if sensor.axis is None else "the library"
-            raise ValueError(f"{which} names no wavelengths, so the library cannot be brought to the sensor's bands")
-        library = resample(library, sensor.axis)
-    spectra = np.asarray(library.spectra)
-    good = np.isfinite(spectra).all(0)
-    if marked is not None:
-        good &= np.asarray(marked)
-    if not good.any():
-        raise ValueError("there is no good band of the sensor in which every spectrum of the library has a value")
-    return SpectralLibrary(
-        spectra=np.where(good, spectra, np.nan).astype(np.float32), axis=library.axis, names=library_names(library),
-        good_bands=good,
-    )  # fmt: skip
+    whose = library if sensor is None else sensor
+    if isinstance(whose, SpectralLibrary):  # as a list of pixels
+        whose = Scene(np.asarray(whose.spectra), axis=whose.axis, good_bands=whose.good_bands)
+    found = match(whose, library)
+    return replace(found, spectra=np.asarray(found.spectra, np.float32), names=library_names(library))
 
 
 def _named(library: SpectralLibrary, names: Sequence[str]) -> SpectralLibrary:
@@ -122,9 +110,7 @@ def _named(library: SpectralLibrary, names: Sequence[str]) -> SpectralLibrary:
     if unknown:
         raise ValueError(f"the library has no {', '.join(unknown)}; it has {', '.join(held)}")
     rows = [held.index(name) for name in names]
-    return SpectralLibrary(
-        spectra=np.asarray(library.spectra)[rows], axis=library.axis, names=tuple(names), good_bands=library.good_bands
-    )
+    return replace(library, spectra=np.asarray(library.spectra)[rows], names=tuple(names), classes=())
 
 
 def facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:

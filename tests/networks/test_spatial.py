@@ -48,6 +48,13 @@ def test_windows_are_cut_out_of_the_image():
     np.testing.assert_array_equal(cut, wanted)
 
 
+def test_rows_whose_length_is_odd_lose_no_pixel():
+    windows = Windows.within(np.ones((3, 7), bool), (1, 4))
+    numbers = windows.gather(jnp.arange(21.0)[:, None], jnp.arange(len(windows)))
+    assert len(windows) == 12
+    assert np.array_equal(np.unique(numbers), np.arange(21))
+
+
 def test_no_window_holds_an_invalid_pixel():
     valid = RNG.uniform(size=(ROWS, COLUMNS)) > 0.1
     image = np.where(valid[..., None], CUBE, np.nan)

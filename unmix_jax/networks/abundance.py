@@ -25,7 +25,7 @@ from unmix_jax.networks.mixtures import Drawn, MixtureExamples, MixtureRecipe
 from unmix_jax.networks.training import Schedule, train
 from unmix_jax.types import Solution
 
-__all__ = ["AbundanceNetwork", "AbundanceUnmixer", "Evidence", "Supervised", "Whiten", "learn_abundances"]
+__all__ = ["AbundanceNetwork", "AbundanceUnmixer", "Confidence", "Scale", "Supervised", "Whiten", "learn_abundances"]
 
 BINS = 256  # most bands that a network sees; neighbours are averaged above that
 DRAWS = 8192  # mixtures that features are chosen by
@@ -155,7 +155,7 @@ class Supervised(eqx.Module):
         return loss
 
 
-class Evidence(eqx.Module):
+class Confidence(eqx.Module):
     """What else a network says of a pixel.
 
     Attributes:
@@ -205,7 +205,7 @@ class AbundanceUnmixer(eqx.Module):
         residual = self.features.unexplained(seen)
         fine = jnp.isfinite(residual) & jnp.all(jnp.isfinite(abundances)) & (novelty <= 1)
         nothing = jnp.full_like(residual, jnp.nan)
-        found = Evidence(novelty, jnp.std(each, 0))
+        found = Confidence(novelty, jnp.std(each, 0))
         return Solution(abundances, residual, nothing, jnp.zeros((), jnp.int32), fine, fitted=found)
 
 

@@ -23,6 +23,7 @@ from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 __all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
+ROUNDING = 1e-5  # of the greatest value of a library
 SAME = 1e-3  # of a band's spacing, by which bands may be away from those of the training
 
 
@@ -74,20 +75,28 @@ class Checkpoint(NamedTuple):
                 f"{int(bad.sum())} bands that the checkpoint looks at are bad in the scene (the first is number "
                 f"{int(np.argmax(bad))}): train one without them"
             )
-        if library is not None and fingerprint(library) != fingerprint(self.library):
+        if library is not None and not self._knows(library):
             raise ValueError(
                 f"the library has changed since the training: the checkpoint knows {_said(self.library)}, this one has "
                 f"{_said(library)}; train again"
             )
 
+    def _knows(self, library: SpectralLibrary) -> bool:
+        """Whether this is the library of the training, up to the rounding of files and of resampling."""
+        ours, theirs = np.asarray(self.library.spectra), np.asarray(library.spectra)
+        if library.names != self.library.names or ours.shape != theirs.shape:
+            return False
+        good = slice(None) if self.library.good_bands is None else np.asarray(self.library.good_bands)
+        return bool(np.allclose(ours[:, good], theirs[:, good], rtol=0, atol=ROUNDING * np.abs(ours[:, good]).max()))
+
 
 def fingerprint(library: SpectralLibrary) -> str:
-    """A hash of the names and the spectra in good bands, to single precision."""
+    """A hash of the names and the spectra in good bands, in single precision."""
     spectra = np.asarray(library.spectra, np.float32)
     if library.good_bands is not None:
         spectra = np.where(library.good_bands, spectra, np.float32(0))
     mark = hashlib.sha256(json.dumps([*library.names, *spectra.shape]).encode())
-    mark.update(np.round(spectra, 5).tobytes())
+    mark.update(spectra.tobytes())
     return mark.hexdigest()
 
 

@@ -71,20 +71,22 @@ class PowerMean(_OfMean):
 
     exponent: float | Float[Any, ""]
 
-    def _exponent(self) -> Array:
+    def _exponent(self, like: Array) -> Array:
         """The exponent away from zero, where there is no inverse."""
-        exponent = jnp.asarray(self.exponent, jnp.result_type(float))
+        exponent = jnp.asarray(self.exponent, jnp.result_type(like, 1.0))
         return jnp.where(jnp.abs(exponent) < SMALL, jnp.where(exponent < 0, -SMALL, SMALL), exponent)
 
     def forward(self, spectra: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """(R^q − 1)/q."""
-        exponent = self._exponent()
+        spectra = jnp.asarray(spectra)
+        exponent = self._exponent(spectra)
         return jnp.expm1(exponent * _logarithm(spectra)) / exponent
 
     def back(self, mean: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """R of it."""
-        exponent = self._exponent()
-        inside = exponent * jnp.asarray(mean)
+        mean = jnp.asarray(mean)
+        exponent = self._exponent(mean)
+        inside = exponent * mean
         return jnp.where(inside > -1, jnp.exp(jnp.log1p(jnp.where(inside > -1, inside, 0.0)) / exponent), jnp.nan)
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["PowerMean", "PowerMean"]:
@@ -142,7 +144,15 @@ class Shkuratov(eqx.Module):
     def mix(
         self, abundances: Float[Any, " endmember"], absorbed: Float[Any, "endmember band"]
     ) -> Float[Array, " band"]:
-        """Reflectance of a mixture of grains of which it is known what light is lost in them."""
+        """Reflectance of a mixture of grains of which it is known what light is lost in them.
+
+        Args:
+            abundances: shares of the volume.
+            absorbed: 1 − e^−τ of each endmember, between 0 and 1.
+
+        Returns:
+            Reflectance, dimensionless.
+        """
         absorbed, abundances = jnp.asarray(absorbed), jnp.asarray(abundances)
         back, ahead, enter, inner = self._faces(absorbed.dtype)
         passed = 1 - absorbed
