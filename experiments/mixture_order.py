@@ -7,9 +7,10 @@ Deep Learning Spectral Unmixing From Pure Reference Spectra, Metaspectral. Its c
 rendered powders of five minerals that overlap (`powder_mixtures.py`), in the same nine sensors and orders, ten times as
 many. Hapke's physics and grains that vary make the test set; solvers and networks see five clean spectra and the noise.
 
-The recipe of training mixtures, `powders` (power means, Kubelka and Munk), is to be the one that `recipe_ablation.py`
-chooses by mixtures of Shkuratov's physics, which no recipe has. One training for each sensor, of three networks with
-random numbers of their own; `network` is the mean of the three errors, `ensemble` the error of their mean.
+The recipe of training mixtures, `powders` (power means, Kubelka and Munk), is the one that `recipe_ablation.py` chooses
+by mixtures of Shkuratov's physics, which no recipe has. How far it is doubted is chosen in the same way for each
+sensor, by networks of half the steps. One training for each sensor then, of three networks with random numbers of their
+own; `network` is the mean of the three errors, `ensemble` the error of their mean.
 
 - `network_k2` … `_k5`, `_pooled`: RMSE over samples and materials, mean over the sensors; `network_std_k2` …: standard
   deviation over the three networks, of that mean. `classical_...`: of the best of FCLSU, PPNM and MLM in each sensor
@@ -17,7 +18,8 @@ random numbers of their own; `network` is the mean of the three errors, `ensembl
   `support_...`: FCLSU that is told which materials are there. `ratio_...`: network over classical.
 - `sensors_won_k2` …, `_pooled`: sensors, of nine, in which the network is better; `skill_k2` …: 1 − network/constant.
 - `<method>_<sensor>_<order>` of all; `best_<sensor>_<order>`: number of the best classical solver (0 FCLSU, 1 PPNM,
-  2 MLM); `flagged_<sensor>`: share of the spectra that the ensemble calls unlike its training; `train_cpu_s_<sensor>`.
+  2 MLM); `flagged_<sensor>`: share of the spectra that the ensemble calls unlike its training; `train_cpu_s_<sensor>`,
+  of which `choose_cpu_s_<sensor>` for the choice; `doubt_<sensor>`: number of the doubt chosen, in the list of them.
 
 Statements of the article, 1 where true: `classical_wins_k2` (in eight sensors or nine), `network_wins_k3` (in most),
 `network_wins_k4`, `network_wins_k5`, `network_wins_pooled` (in all), `advantage_grows` (the ratio falls from each order
@@ -29,18 +31,18 @@ The full record is to come.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from common import Partial, main, one_core
-from powder_mixtures import ORDERS, SENSORS, Powders, by_albedo, by_order, by_support, classical, powders
+from powder_mixtures import ORDERS, SENSORS, Powders, by_albedo, by_order, by_support, classical, powders, shkuratov
 
 from unmix_jax.driver import unmix
 from unmix_jax.networks.abundance import AbundanceUnmixer, learn_abundances
-from unmix_jax.networks.mixtures import MIXTURE_RECIPES, MixtureRecipe
+from unmix_jax.networks.mixtures import MIXTURE_RECIPES
 
 COLUMNS = (*(f"k{order}" for order in ORDERS), "pooled")
 CLASSICAL = ("fcls", "ppnm", "mlm")
@@ -48,32 +50,44 @@ CLASSICAL = ("fcls", "ppnm", "mlm")
 
 @dataclass(frozen=True)
 class Config:
-    """Sensors; recipe; networks, steps and mixtures in a step of a training; mixtures of each order; seeds of both."""
+    """Sensors; recipe, doubts and their reaches; networks, steps (of a choice, of a training) and mixtures in a step.
+
+    Then mixtures of each order, to test and to choose by, and the seeds of test, choice and training.
+    """
 
     sensors: tuple[str, ...] = tuple(SENSORS)
     recipe: str = "powders"
+    doubts: tuple[float, ...] = (0.0, 0.05, 0.2, 0.1)
+    reaches: tuple[float, ...] = (0.1, 0.1, 0.1, 1.0)
     networks: int = 3
-    steps: int = 3000
+    choice_steps: int = 1000
+    steps: int = 2000
     batch: int = 512
     counts: tuple[int, ...] = (600, 1500, 1000, 150)
+    choice_counts: tuple[int, ...] = (500, 500, 500, 500)
     test_seed: int = 0
+    choice_seed: int = 100
     seed: int = 0
 
 
-def recipe_of(name: str) -> MixtureRecipe:
-    """A recipe, for mixtures of the orders that are asked for."""
-    recipe = MIXTURE_RECIPES[name]
-    return MixtureRecipe(recipe.models, ORDERS, recipe.grains, recipe.brightness)
-
-
-def learned(found: Powders, config: Config, recipe: str) -> tuple[AbundanceUnmixer, float]:
-    """Networks of a sensor, and CPU seconds."""
-    start = time.process_time()
-    unmixer = learn_abundances(
-        jax.random.key(config.seed), found.endmembers, std=found.std, recipe=recipe_of(recipe),
-        networks=config.networks, steps=config.steps, batch=config.batch,
+def learned(found: Powders, config: Config, number: int, networks: int, steps: int) -> AbundanceUnmixer:
+    """Networks of a sensor that doubt their mixtures, which are of the orders that are asked for."""
+    doubt, reach = config.doubts[number], config.reaches[number]
+    recipe = replace(MIXTURE_RECIPES[config.recipe], materials=ORDERS, doubt=doubt, reach=reach)
+    return learn_abundances(
+        jax.random.key(config.seed), found.endmembers, std=found.std, recipe=recipe,
+        networks=networks, steps=steps, batch=config.batch,
     )  # fmt: skip
-    return unmixer, time.process_time() - start
+
+
+def choices(name: str, config: Config) -> list[float]:
+    """Error of a network of each doubt on mixtures of another physics than that of the recipe and of the test set."""
+    other = powders(name, config.choice_seed, physics=shkuratov, counts=config.choice_counts)
+    errors = []
+    for number in range(len(config.doubts)):
+        unmixer = learned(other, config, number, networks=1, steps=config.choice_steps)
+        errors.append(by_order(np.asarray(unmix(unmixer, other.spectra).abundances), other)["pooled"])
+    return errors
 
 
 def alone(unmixer: AbundanceUnmixer, number: int) -> AbundanceUnmixer:
@@ -86,7 +100,12 @@ def alone(unmixer: AbundanceUnmixer, number: int) -> AbundanceUnmixer:
 def one_sensor(name: str, config: Config) -> dict[str, Any]:
     """All methods in a sensor."""
     found = powders(name, config.test_seed, counts=config.counts)
-    unmixer, cpu = learned(found, config, config.recipe)
+    start = time.process_time()
+    tried = choices(name, config)
+    choosing = time.process_time() - start
+    chosen = int(np.argmin(tried))
+    unmixer = learned(found, config, chosen, config.networks, config.steps)
+    cpu = time.process_time() - start
     whole = unmix(unmixer, found.spectra)
     each = [unmix(alone(unmixer, i), found.spectra).abundances for i in range(config.networks)]
     errors = {method: by_order(abundances, found) for method, abundances in classical(found).items()}
@@ -98,7 +117,9 @@ def one_sensor(name: str, config: Config) -> dict[str, Any]:
         "errors": errors,
         "networks": [by_order(np.asarray(one), found) for one in each],
         "flagged": float(np.mean(~whole.converged)),
-        "cpu_s": cpu,
+        "cpu_s": {"train_cpu_s": cpu, "choose_cpu_s": choosing},
+        "doubt": chosen,
+        "choices": tried,
     }
 
 
@@ -122,7 +143,8 @@ def metrics_of(found: dict[str, dict[str, Any]]) -> dict[str, float]:
         for sensor, value, number in zip(found, network, rivals.argmin(1), strict=True):
             metrics |= {f"network_{sensor}_{column}": float(value), f"best_{sensor}_{column}": float(number)}
     metrics |= {f"flagged_{sensor}": one["flagged"] for sensor, one in found.items()}
-    return metrics | {f"train_cpu_s_{sensor}": one["cpu_s"] for sensor, one in found.items()}
+    metrics |= {f"doubt_{sensor}": float(one["doubt"]) for sensor, one in found.items()}
+    return metrics | {f"{key}_{sensor}": value for sensor, one in found.items() for key, value in one["cpu_s"].items()}
 
 
 def statements(metrics: dict[str, float], sensors: tuple[str, ...]) -> dict[str, float]:
@@ -198,5 +220,5 @@ def endmembers(config: Config) -> Any:
 
 if __name__ == "__main__":
     one_core()
-    few = {"sensors": ("senops",), "networks": 2, "steps": 50, "batch": 64, "counts": (20, 20, 20, 20)}
-    main(run, Config(), quick=Config(**few))
+    few = {"sensors": ("senops",), "networks": 2, "choice_steps": 50, "steps": 50, "batch": 64, "counts": (20,) * 4}
+    main(run, Config(), quick=Config(**few, choice_counts=(20,) * 4))

@@ -63,7 +63,7 @@ MINERALS = ("Kaolinite KGa-1", "Montmorillonite SWy-1", "Illite IMt-1.a", "Nontr
 INFRARED = ("kaolinite", "illite", "montmorillonite", "dolomite", "anhydrite")
 GRAIN = 100.0  # µm, of the minerals in the infrared
 GRAINS, LIGHT, LEAST = 0.1, 0.02, 0.05  # spread of ln f, half the range of brightness, least share of a material
-DARKEST = 0.023  # that Shkuratov's grains can be
+DARKEST = 0.023  # that grains of Shkuratov's can be, with index 1.6; below it they have index 1.3 and are apart
 
 
 @functools.cache
@@ -116,8 +116,8 @@ def hapke(endmembers: np.ndarray, abundances: np.ndarray, powers: np.ndarray) ->
 
 def shkuratov(endmembers: np.ndarray, abundances: np.ndarray, powers: np.ndarray) -> np.ndarray:
     """Shkuratov's mixtures, with e^−τ to a power for each sample and material: another physics, to choose with."""
-    model = Shkuratov()
-    absorbed = model.absorbed(jnp.maximum(jnp.asarray(endmembers), DARKEST))
+    model = Shkuratov() if endmembers.min() > DARKEST else Shkuratov(1.3, filling=0.6)
+    absorbed = model.absorbed(jnp.asarray(endmembers))
 
     def one(given: Any) -> Any:
         share, power = given

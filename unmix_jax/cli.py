@@ -179,6 +179,7 @@ def train(
     sensor: Name = None,
     names: Names = (),
     recipe: Recipe = "ppnm",
+    doubt: float = 0.05,
     snr: float = 40.0,
     networks: int = 3,
     steps: int = 3000,
@@ -199,6 +200,7 @@ def train(
         names: materials to take; all by default
         recipe: how training mixtures are made: powders for grains that touch, mixed for light that scatters between
             surfaces, or one model
+        doubt: spread of a smooth factor on the training spectra: how far the recipe may be from the truth
         snr: signal to noise of the sensor, dB
         networks: how many; their mean is taken, and their spread tells of doubt
         steps: of the training
@@ -216,7 +218,7 @@ def train(
     with progress_bar("training", "steps") as progress:
         checkpoint = learn_library(
             out, opened, sensor=None if sensor is None else open_any(sensor),
-            names=names, recipe=recipe, snr=snr, networks=networks, steps=steps, encoder=encoder,
+            names=names, recipe=recipe, doubt=doubt, snr=snr, networks=networks, steps=steps, encoder=encoder,
             seed=seed, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     print(f"{table(facts(checkpoint))}\n\nWritten: {out}")

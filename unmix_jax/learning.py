@@ -27,6 +27,7 @@ def learn_library(
     sensor: Scene | SpectralLibrary | None = None,
     names: Sequence[str] = (),
     recipe: str = "ppnm",
+    doubt: float = 0.05,
     snr: float = 40.0,
     networks: int = 3,
     steps: int = 3000,
@@ -45,6 +46,7 @@ def learn_library(
         sensor: whose bands the network is for, and which of them are good; None: those of the library.
         names: materials to take; none: all.
         recipe: a name in `networks.mixtures.MIXTURE_RECIPES`.
+        doubt: how far it may be from the truth, see `MixtureRecipe`.
         snr: signal to noise of the sensor, dB, over the pure spectra.
         networks: how many.
         steps: of the optimiser.
@@ -75,12 +77,12 @@ def learn_library(
     std = float(snr_std(spectra[:, good], snr))
     training = path.with_name(path.name + ".training.npz")
     unmixer = learn_abundances(
-        jax.random.key(seed), spectra, std=std, recipe=MIXTURE_RECIPES[recipe], networks=networks, steps=steps,
-        encoder=encoder, good=good, checkpoint=training, progress=progress,
+        jax.random.key(seed), spectra, std=std, recipe=replace(MIXTURE_RECIPES[recipe], doubt=doubt),
+        networks=networks, steps=steps, encoder=encoder, good=good, checkpoint=training, progress=progress,
     )  # fmt: skip
     settings = {
-        "recipe": recipe, "snr_db": snr, "noise_std": std, "networks": networks, "steps": steps, "encoder": encoder,
-        "seed": seed, "environment": environment(),
+        "recipe": recipe, "doubt": doubt, "snr_db": snr, "noise_std": std, "networks": networks, "steps": steps,
+        "encoder": encoder, "seed": seed, "environment": environment(),
     }  # fmt: skip
     checkpoint = Checkpoint(unmixer, library, encoder, settings)
     save_checkpoint(path, checkpoint)
@@ -120,7 +122,7 @@ def facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return [
         ("materials", ", ".join(checkpoint.library.names)),
         ("bands", f"{int(good.sum())} of {len(good)}"),
-        ("recipe", str(settings["recipe"])),
+        ("recipe", f"{settings['recipe']}, doubted by {100 * settings['doubt']:g} %"),
         ("noise (std)", f"{settings['noise_std']:.4g}"),
         ("networks", str(settings["networks"])),
     ]

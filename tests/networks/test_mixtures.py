@@ -38,7 +38,7 @@ def test_abundances_lie_on_the_simplex_and_spectra_are_what_they_render(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_varies_where_nothing_shall(name):
     """Without noise, grains and light, mixtures of one material are that material, but for models that brighten it."""
-    recipe = MixtureRecipe((name,), materials=(1,), grains=0.0, brightness=0.0)
+    recipe = MixtureRecipe((name,), materials=(1,), grains=0.0, brightness=0.0, doubt=0.0)
     batch = draw(recipe, 2, 20)
     pure = ENDMEMBERS[jnp.argmax(batch.abundances, 1)]
     if name in ("ppnm", "mlm"):
@@ -48,7 +48,7 @@ def test_nothing_varies_where_nothing_shall(name):
 
 
 def test_orders_grains_and_light_are_as_asked():
-    recipe = MixtureRecipe(("linear",), materials=(2,), grains=0.2, brightness=0.3)
+    recipe = MixtureRecipe(("linear",), materials=(2,), grains=0.2, brightness=0.3, doubt=0.0)
     batch = draw(recipe, 3, 4000)
     assert (np.sum(np.asarray(batch.abundances) > 0, 1) == 2).all()
     powers = np.log(np.asarray(batch.endmembers)) / np.log(np.asarray(ENDMEMBERS))
@@ -58,8 +58,25 @@ def test_orders_grains_and_light_are_as_asked():
     np.testing.assert_allclose([gains.min(), gains.max()], [0.7, 1.3], atol=0.002)
 
 
+@pytest.mark.parametrize("reach", [0.1, 0.5, 2.0])
+def test_doubt_is_a_factor_of_its_spread_and_reach(reach):
+    """The correlation is a Gaussian of the distance, at all places alike."""
+    recipe = MixtureRecipe(("linear",), grains=0.0, brightness=0.0, doubt=0.2, reach=reach)
+    endmembers = jnp.full((2, 21), 0.5).at[1].set(0.25)
+    batch = draw(recipe, 7, 20000, endmembers=endmembers)
+    ripple = np.log(np.asarray(batch.spectra) / np.asarray(batch.abundances @ endmembers)) / 0.2
+    apart = np.linspace(0, 1, 21)[:, None] - np.linspace(0, 1, 21)
+    np.testing.assert_allclose(ripple.T @ ripple / len(ripple), np.exp(-(apart**2) / (2 * reach**2)), atol=0.04)
+
+
+def test_what_is_rendered_again_is_the_clean_spectrum():
+    batch = draw(MixtureRecipe(("mlm", "power"), doubt=0.1), 8, 50, std=STD)
+    np.testing.assert_allclose(batch.render(batch.abundances), batch.clean, rtol=1e-6)
+    assert 0.8e-3 < float(jnp.std(batch.spectra - batch.clean)) < 1.2e-3
+
+
 def test_each_model_mixes_an_equal_share():
-    recipe = MixtureRecipe(("linear", "mlm", "power"), grains=0.0, brightness=0.0)
+    recipe = MixtureRecipe(("linear", "mlm", "power"), grains=0.0, brightness=0.0, doubt=0.0)
     batch = draw(recipe, 4, 30)
     linear = batch.abundances @ ENDMEMBERS
     np.testing.assert_allclose(batch.spectra[:10], linear[:10], rtol=1e-6)
@@ -75,6 +92,8 @@ def test_each_model_mixes_an_equal_share():
         ({"models": ()}, "got none"),
         ({"grains": -0.1}, "grains must not be below zero"),
         ({"brightness": 1.0}, r"brightness lies in \[0, 1\)"),
+        ({"doubt": -0.1}, "doubt must not be below zero"),
+        ({"reach": 0.0}, "reach not below 0.01"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(options, said):

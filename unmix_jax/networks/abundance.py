@@ -150,7 +150,7 @@ class Supervised(eqx.Module):
         """The loss of a batch."""
         loss = jnp.mean(jnp.sum((abundances - batch.abundances) ** 2, -1))
         if self.reconstruction:
-            away = jnp.mean((batch.render(abundances) - batch.render(batch.abundances)) ** 2)
+            away = jnp.mean((batch.render(abundances) - batch.clean) ** 2)
             loss = loss + self.reconstruction * away / jnp.mean(batch.spectra**2)
         return loss
 

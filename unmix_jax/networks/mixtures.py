@@ -1,7 +1,8 @@
 """Synthetic mixtures of reference spectra, drawn on the device: what a network learns unmixing from.
 
-A `MixtureRecipe` says how: which mixing models, how many materials at once, how endmembers and light vary. Of each
-batch an equal part is mixed by each of its models, whose own numbers are drawn for each spectrum.
+A `MixtureRecipe` says how: which mixing models, how many materials at once, how endmembers and light vary, and how far
+the models are trusted. Of each batch an equal part is mixed by each of its models, whose own numbers are drawn for each
+spectrum.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,8 +13,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
+from unmix_jax.linalg import matmul
 from unmix_jax.physics.hapke import Hapke
 from unmix_jax.physics.intimate import KubelkaMunk, PowerMean, Shkuratov
 from unmix_jax.physics.mixing import GBM, MLM, PPNM, Fan, Linear, Mixing
@@ -51,15 +54,22 @@ class MixtureRecipe(eqx.Module):
         grains: spread of ln c where an endmember m becomes m^c, above zero only: absorptions that are deeper or
             shallower, as of larger and smaller grains; drawn for each spectrum and endmember.
         brightness: half the range of the factor on a whole spectrum.
+        doubt: spread of ln f, where f is a factor on each spectrum that is smooth over the bands: how far the truth may
+            be from the models. A network that has never seen a doubtful spectrum relies on the least details of its
+            models, the more so the better the sensor.
+        reach: over what share of the bands that factor is alike: between bands a share d of them apart, ln f has the
+            correlation exp(−d²/2 reach²).
 
     Raises:
-        ValueError: no or unknown models, or numbers below zero.
+        ValueError: no or unknown models, or numbers out of range.
     """
 
     models: tuple[str, ...] = eqx.field(static=True, default=("ppnm",))
     materials: tuple[int, ...] | None = eqx.field(static=True, default=None)
     grains: float = eqx.field(static=True, default=0.1)
     brightness: float = eqx.field(static=True, default=0.05)
+    doubt: float = eqx.field(static=True, default=0.05)
+    reach: float = eqx.field(static=True, default=0.1)
 
     def __check_init__(self) -> None:
         unknown = [name for name in self.models if name not in MODELS]
@@ -68,6 +78,10 @@ class MixtureRecipe(eqx.Module):
         if not (self.grains >= 0 and 0 <= self.brightness < 1):
             raise ValueError(
                 f"grains must not be below zero and brightness lies in [0, 1), got {self.grains} and {self.brightness}"
+            )
+        if not (self.doubt >= 0 and self.reach >= 0.01):
+            raise ValueError(
+                f"doubt must not be below zero and reach not below 0.01, got {self.doubt} and {self.reach}"
             )
 
 
@@ -85,17 +99,19 @@ class Drawn(eqx.Module):
 
     Attributes:
         spectra: with noise.
+        clean: without it.
         abundances: of each.
         endmembers: of each.
         models: a model for each share of the batch, arrays with a leading pixel axis.
-        gains: factor on each spectrum.
+        gains: factor on each spectrum, one or as many as it has bands.
     """
 
     spectra: Float[Array, "pixel band"]
+    clean: Float[Array, "pixel band"]
     abundances: Float[Array, "pixel endmember"]
     endmembers: Float[Array, "pixel endmember band"]
     models: tuple[Any, ...]
-    gains: Float[Array, " pixel"]
+    gains: Float[Array, "pixel factor"]
 
     def render(self, abundances: Float[Array, "pixel endmember"]) -> Float[Array, "pixel band"]:
         """What other abundances would look like, each mixed as its spectrum was, without noise."""
@@ -104,7 +120,7 @@ class Drawn(eqx.Module):
             eqx.filter_vmap(lambda own, a, m: own(a, m))(model, abundances[part], self.endmembers[part])
             for model, part in zip(self.models, parts, strict=True)
         ]
-        return self.gains[:, None] * jnp.concatenate(mixed)
+        return self.gains * jnp.concatenate(mixed)
 
 
 class MixtureExamples(eqx.Module):
@@ -124,7 +140,7 @@ class MixtureExamples(eqx.Module):
         """So many mixtures; NaN where a model cannot render these endmembers."""
         recipe, endmembers = self.recipe, self.endmembers
         members, bands = endmembers.shape
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
         orders = tuple(range(1, members + 1)) if recipe.materials is None else recipe.materials
         abundances = draw_abundances(keys[0], count, members, materials=orders).astype(endmembers.dtype)
         own = jnp.broadcast_to(endmembers, (count, members, bands))
@@ -133,14 +149,26 @@ class MixtureExamples(eqx.Module):
             positive = endmembers > 0
             raised = jnp.exp(power * jnp.log(jnp.where(positive, endmembers, 1.0)))
             own = jnp.where(positive, raised, endmembers)
-        gains = 1 + recipe.brightness * jax.random.uniform(keys[2], (count,), endmembers.dtype, -1.0, 1.0)
+        gains = 1 + recipe.brightness * jax.random.uniform(keys[2], (count, 1), endmembers.dtype, -1.0, 1.0)
+        if recipe.doubt:
+            smooth = jnp.asarray(_smooth(bands, recipe.reach), endmembers.dtype)
+            ripple = matmul(jax.random.normal(keys[5], (count, len(smooth)), endmembers.dtype), smooth)
+            gains = gains * jnp.exp(recipe.doubt * ripple)
         models = []
         for i, (name, part) in enumerate(zip(recipe.models, _shares(count, len(recipe.models)), strict=True)):
             drawn = jax.random.split(jax.random.fold_in(keys[3], i), part.stop - part.start)
             models.append(eqx.filter_vmap(lambda key, name=name: MODELS[name](key, members))(drawn))
-        batch = Drawn(jnp.zeros((count, bands)), abundances, own, tuple(models), gains)
-        spectra = add_noise(keys[4], batch.render(abundances), self.std)
-        return Drawn(spectra, abundances, own, tuple(models), gains)
+        empty = jnp.zeros((count, bands), endmembers.dtype)
+        mixed = Drawn(empty, empty, abundances, own, tuple(models), gains)
+        clean = mixed.render(abundances)
+        return Drawn(add_noise(keys[4], clean, self.std), clean, abundances, own, tuple(models), gains)
+
+
+def _smooth(bands: int, reach: float) -> Float[np.ndarray, "knot band"]:
+    """What makes of white noise a unit Gaussian process over the bands: bells about knots, half a reach apart."""
+    knots = np.arange(-3 * reach, 1 + 3.5 * reach, reach / 2)
+    bells = np.exp(-(((np.linspace(0, 1, bands) - knots[:, None]) / reach) ** 2))
+    return bells / np.sqrt(np.sum(bells**2, 0))
 
 
 def _shares(count: int, models: int) -> list[slice]:

@@ -100,6 +100,8 @@ def draw_abundances(
             return following, draw(now), state[2] + 1
 
         following, now = jax.random.split(first)
+        if cap == 1:  # none is above it, and half of the program need not be compiled
+            return draw(now)
         _, drawn, _ = jax.lax.while_loop(above, again, (following, draw(now), jnp.asarray(1)))
         middle, most = 1 / k, jnp.max(drawn)  # luck ran out: drawn towards equal shares, onto the cap
         inward = jnp.where(most > cap, (cap - middle) / jnp.where(most > cap, most - middle, 1.0), 1.0)
