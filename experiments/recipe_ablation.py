@@ -1,4 +1,4 @@
-"""Which training mixtures make the best network, in nine sensors, chosen without the test set.
+"""Which training mixtures make the best network, in five sensors, chosen without the test set.
 
     python experiments/recipe_ablation.py
 
@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import numpy as np
 from common import Partial, main, one_core
-from powder_mixtures import ORDERS, SENSORS, Powders, classical, powders, shkuratov
+from powder_mixtures import ORDERS, Powders, classical, powders, shkuratov
 
 from unmix_jax.driver import unmix
 from unmix_jax.networks.abundance import learn_abundances
@@ -46,7 +46,7 @@ FEW = (2, 3)  # materials, of which the article tells
 class Config:
     """Sensors, recipes and doubt; steps and mixtures in a step; mixtures of each order to test and choose by; seeds."""
 
-    sensors: tuple[str, ...] = tuple(SENSORS)
+    sensors: tuple[str, ...] = ("asd", "fx50", "scmos", "imec", "rgb")  # the other four see what one of these sees
     recipes: tuple[str, ...] = PLAIN + DOUBTED
     doubt: float = 0.05
     steps: int = 1000

@@ -43,8 +43,7 @@ def rms(name, pixel, endmembers, **options):
     return np.sqrt(np.mean((pixel - abundances @ endmembers) ** 2))
 
 
-@over_solvers
-@pytest.mark.parametrize(("count", "bands"), [(3, 6), (14, 16)])
+@pytest.mark.parametrize(("name", "count", "bands"), [*((name, 3, 6) for name in SOLVERS), ("fcls", 14, 16)])
 def test_abundances_forward_and_reverse(name, count, bands):
     pixels, endmembers = generic(count, bands, 2)
     solver = getattr(least_squares, name)

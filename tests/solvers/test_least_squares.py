@@ -20,9 +20,8 @@ from unmix_jax.solvers import least_squares
 from unmix_jax.solvers.least_squares import prepare
 
 # (endmembers, bands): the sizes at which the method changes come in both precisions
-BOTH = [(1, 3), (3, 7), (40, 60)]
-SINGLE, DOUBLE = [(8, 12), (13, 30)], [(8, 12), (5, 30), (12, 25)]
-SIZES = [(*size, "float32") for size in BOTH + SINGLE] + [(*size, "float64") for size in BOTH + DOUBLE]
+SIZES = [(*size, dtype) for dtype in ("float32", "float64") for size in [(1, 3), (3, 7), (40, 60)]]
+SIZES += [(13, 30, "float32"), (5, 30, "float64")]
 EPS = {"float32": 6e-8, "float64": 1.2e-16}
 
 over_sizes = pytest.mark.parametrize(("count", "bands", "dtype"), SIZES)

@@ -10,13 +10,12 @@ from solvers.cases import SOLVERS, abundance_scale, numpy_solution, oracle, scen
 from unmix_jax.solvers import least_squares
 from unmix_jax.solvers.least_squares import prepare
 
-over_solvers = pytest.mark.parametrize("name", SOLVERS)
-
-
-@pytest.mark.parametrize(
-    ("name", "count", "bands"),
-    [("ucls", 3, 7), ("scls", 3, 7), ("nnls", 3, 7), ("fcls", 3, 7), ("fcls", 13, 30)],
+over_sizes = pytest.mark.parametrize(
+    ("name", "count", "bands"), [*((name, 3, 7) for name in SOLVERS), ("fcls", 13, 30)]
 )
+
+
+@over_sizes
 def test_eager_loop_and_nested_vmap_are_the_batch(name, count, bands):
     case = scene(count, bands, "float64")
     solution = solve_many(name, case.pixels, case.endmembers)
@@ -36,8 +35,7 @@ def test_eager_loop_and_nested_vmap_are_the_batch(name, count, bands):
         assert_close(np.reshape(actual, expected.shape), expected, scale=scale)
 
 
-@over_solvers
-@pytest.mark.parametrize(("count", "bands"), [(3, 7), (13, 30)])
+@over_sizes
 def test_every_pixel_may_have_endmembers_of_its_own(name, count, bands):
     case = scene(count, bands, "float64")
     rng = np.random.default_rng(1)
@@ -54,8 +52,7 @@ def test_every_pixel_may_have_endmembers_of_its_own(name, count, bands):
     assert solution.unique.all()
 
 
-@over_solvers
-@pytest.mark.parametrize(("count", "bands"), [(3, 7), (13, 30)])
+@over_sizes
 def test_endmembers_may_be_tracers(name, count, bands):
     """One set for all pixels: the tables of supports are not there, the answers are."""
     case = scene(count, bands, "float64")
