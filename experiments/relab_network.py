@@ -5,7 +5,7 @@
 About 25 minutes on one core, to which it binds itself. RELAB's powders of anorthite, bronzite and olivine
 (UNMIX_JAX_DATA, `relab_abo_intimate`) and nine binaries of known fractions, measured at 30° and 0°. Networks see the
 three pure spectra only, with noise of 0.3 % that the files do not state. Recipe and doubt are those of the least error
-on mixtures of Shkuratov's physics, which no recipe has. `hapke` mixes by the physics that linear unmixing of albedos
+on mixtures of Shkuratov's physics, which no candidate has. `hapke` mixes by the physics that linear unmixing of albedos
 assumes, and stands apart.
 
 - `network_rmse`: of the chosen recipe, RMSE over samples and materials, mean over seeds of three networks each;

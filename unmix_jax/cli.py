@@ -200,7 +200,7 @@ def train(
         names: materials to take; all by default
         recipe: how training mixtures are made: powders for grains that touch, mixed for light that scatters between
             surfaces, or one model
-        doubt: spread of a smooth factor on the training spectra: how far the recipe may be from the truth
+        doubt: spread of a smooth factor on the training spectra: 0.05 is 5 %
         snr: signal to noise of the sensor, dB
         networks: how many; their mean is taken, and their spread tells of doubt
         steps: of the training

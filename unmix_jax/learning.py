@@ -75,13 +75,15 @@ def learn_library(
     good = np.flatnonzero(np.asarray(library.good_bands))
     spectra = np.asarray(library.spectra, np.float32)
     std = float(snr_std(spectra[:, good], snr))
+    mixtures = replace(MIXTURE_RECIPES[recipe], doubt=doubt)
     training = path.with_name(path.name + ".training.npz")
     unmixer = learn_abundances(
-        jax.random.key(seed), spectra, std=std, recipe=replace(MIXTURE_RECIPES[recipe], doubt=doubt),
+        jax.random.key(seed), spectra, std=std, recipe=mixtures,
         networks=networks, steps=steps, encoder=encoder, good=good, checkpoint=training, progress=progress,
     )  # fmt: skip
+    made = {name: value for name, value in vars(mixtures).items() if name != "doubt"}
     settings = {
-        "recipe": recipe, "doubt": doubt, "snr_db": snr, "noise_std": std, "networks": networks, "steps": steps,
+        "recipe": recipe, **made, "doubt": doubt, "snr_db": snr, "noise_std": std, "networks": networks, "steps": steps,
         "encoder": encoder, "seed": seed, "environment": environment(),
     }  # fmt: skip
     checkpoint = Checkpoint(unmixer, library, encoder, settings)

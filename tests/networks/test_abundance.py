@@ -114,14 +114,24 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert jax.tree.all(
         jax.tree.map(lambda a, b: bool((a == b).all()), *(eqx.filter(u, eqx.is_array) for u in (whole, resumed)))
     )
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match=r"holds another run.*delete it"):
         learn(steps=60, batch=16, checkpoint=tmp_path / "run.npz", std=0.01)
+    (tmp_path / "run.npz").write_bytes((tmp_path / "run.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"run.npz is not the state of a training, or is damaged: delete it"):
+        learn(steps=60, batch=16, checkpoint=tmp_path / "run.npz")
+
+
+def test_a_training_that_fails_leaves_nothing_to_go_on_from(tmp_path):
+    with pytest.raises(ValueError, match="the loss was not finite"):
+        learn(steps=50, batch=16, rate=1e30, checkpoint=tmp_path / "run.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_fewer_bands_than_endmembers_still_leave_the_simplex():
     found = learn(endmembers=ENDMEMBERS[:, [4, 15]], steps=50, batch=16)
     solution = unmix(found, ENDMEMBERS[:, [4, 15]])
     np.testing.assert_allclose(solution.abundances.sum(1), 1, rtol=1e-5)
+    assert solution.converged.all()  # no band is left to be strange in
 
 
 def test_features_are_the_directions_above_the_noise():
@@ -159,7 +169,8 @@ def test_the_spectrum_counts_by_its_weight(mixtures):
         ),
         ({"std": 0.0}, "noise must be above zero in every band, got 0"),
         ({"encoder": "transformer"}, "dense, cnn1d, cnn1d_modified, got 'transformer'"),
-        ({"steps": 50, "batch": 16, "rate": 1e30}, "the loss was not finite after .* steps: a lower rate than 1e.30"),
+        ({"networks": 0}, "networks, steps and batch must be positive, got 0, 400 and 64"),
+        ({"endmembers": 100 * ENDMEMBERS}, "endmembers go up to 70: .* fractions of one"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(options, said, monkeypatch):

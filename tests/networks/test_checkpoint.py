@@ -63,6 +63,32 @@ def test_scenes_of_another_sensor_are_refused(checkpoint):
     checkpoint.check(Scene(CUBE, axis=AXIS.to("um")))  # the same bands in another unit
 
 
+def test_a_larger_library_and_one_without_names_are_known(checkpoint, tmp_path):
+    scene, more = Scene(CUBE, axis=AXIS), np.concatenate([CUBE[0, :1], SPECTRA[::-1]])
+    checkpoint.check(scene, dataclasses.replace(LIBRARY, spectra=more, names=("soil", "mica", "lime", "clay")))
+    unnamed = SpectralLibrary(spectra=np.where(GOOD, SPECTRA, np.nan).astype(np.float32), axis=AXIS)
+    found = load_checkpoint(save_checkpoint(tmp_path / "unnamed.npz", checkpoint._replace(library=unnamed)))
+    assert found.library.names == ("endmember 1", "endmember 2", "endmember 3")
+    np.testing.assert_array_equal(found.library.good_bands, GOOD)
+    found.check(scene, unnamed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder": "transformer"}, "an encoder is one of dense"),
+        (
+            {"library": dataclasses.replace(LIBRARY, spectra=SPECTRA[:2], names=())},
+            "know 3 materials, the library has 2",
+        ),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(changes, said, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        save_checkpoint(tmp_path / "kept.npz", checkpoint._replace(**changes))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_library_that_has_changed_is_refused(checkpoint):
     scene = Scene(CUBE, axis=AXIS)
     for changed in (

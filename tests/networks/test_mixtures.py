@@ -87,10 +87,12 @@ def test_each_model_mixes_an_equal_share():
     [
         ({"models": ("hapke", "magic")}, r"of linear, fan.*; got magic"),
         ({"models": ()}, "got none"),
-        ({"grains": -0.1}, "grains must not be below zero"),
+        ({"materials": ()}, "1 or more, got"),
+        ({"grains": -0.1}, r"grains lies in \[0, 1\), got -0.1"),
         ({"brightness": 1.0}, r"brightness lies in \[0, 1\)"),
-        ({"doubt": -0.1}, "doubt must not be below zero"),
-        ({"reach": 0.0}, "reach not below 0.01"),
+        ({"doubt": 20.0}, r"doubt lies in \[0, 1\), got 20"),
+        ({"reach": 0.0}, "reach lies in"),
+        ({"reach": np.inf}, "reach lies in"),
     ],
 )
 def test_recipes_that_cannot_be_are_refused(options, said):

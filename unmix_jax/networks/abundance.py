@@ -29,6 +29,7 @@ __all__ = ["AbundanceNetwork", "AbundanceUnmixer", "Confidence", "Scale", "Super
 
 BINS = 256  # most bands that a network sees; neighbours are averaged above that
 DRAWS = 8192  # mixtures that features are chosen by
+BRIGHTEST = 1.5  # reflectance of a fraction, with room for what is brighter than the reference
 RARE = 1e-3  # share of the training mixtures that are flagged
 PLAIN = MixtureRecipe()
 STEPS = 50  # of the optimiser in an epoch of training, between two looks at progress
@@ -234,7 +235,7 @@ def learn_abundances(
         recipe: how mixtures are made.
         networks: how many, of other random numbers; their mean is better than one, and their spread tells of doubt.
         encoder: a name in `encoders.ENCODERS`: "dense", "cnn1d" or "cnn1d_modified".
-        steps: of the optimiser, Adam with a rate that falls to zero along a cosine.
+        steps: of the optimiser, Adam with a rate that falls to zero along a cosine; rounded up to a multiple of 50.
         batch: mixtures in a step.
         rate: of the first step.
         reconstruction: weight of the rendered spectrum beside the abundances, see `Supervised`.
@@ -247,11 +248,19 @@ def learn_abundances(
 
     Raises:
         ValueError: fewer than two endmembers, values or noise that are not finite or not positive, endmembers that a
-            model cannot mix, an unknown encoder, or a training that met a loss that is not finite.
+            model cannot mix or that are no fractions, an unknown encoder, nothing to train, or a training that met a
+            loss that is not finite (its checkpoint is deleted).
     """
     if encoder not in ENCODERS:
         raise ValueError(f"an encoder is one of {', '.join(ENCODERS)}, got {encoder!r}")
+    if min(networks, steps, batch) < 1:
+        raise ValueError(f"networks, steps and batch must be positive, got {networks}, {steps} and {batch}")
     spectra, noise = _checked(endmembers, std, good)
+    if spectra.max() > BRIGHTEST and (recipe.grains or recipe.models != ("linear",)):
+        raise ValueError(
+            f"endmembers go up to {float(spectra.max()):g}: mixing models take reflectances as fractions of one; "
+            "divide by the scale of the data, or mix by the linear model alone and without grains"
+        )
     group = -(-spectra.shape[1] // BINS)
     seen = jnp.asarray(_averaged(jnp.asarray(spectra), group))
     size = jnp.asarray(np.sqrt(_averaged(jnp.asarray(noise**2), group) / _counts(spectra.shape[1], group)))
@@ -276,11 +285,14 @@ def learn_abundances(
         progress=None if progress is None else lambda done, all_: progress(done * STEPS, all_ * STEPS),
     )  # fmt: skip
     if (np.asarray(trained.stopped) >= 0).any():
+        if checkpoint is not None:
+            Path(checkpoint).unlink(missing_ok=True)  # or each later call would begin where this one failed
         raise ValueError(
             f"the loss was not finite after {int(np.max(trained.stopped))} steps: a lower rate than {rate:g} may help"
         )
     away = features.novelty(_spectra(examples, testing))
-    limits = jnp.asarray([jnp.quantile(one, 1 - RARE) for one in away])
+    limits = jnp.asarray([jnp.quantile(one, 1 - RARE / 2) for one in away])
+    limits = limits.at[1].set(jnp.where(features.basis.shape[0] < features.basis.shape[1], limits[1], jnp.inf))
     bands = None if good is None else jnp.asarray(good, jnp.int32)
     return AbundanceUnmixer(trained.networks, trained.states, features, limits, group, bands)
 

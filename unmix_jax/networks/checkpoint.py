@@ -8,6 +8,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 from unmix_jax.networks.abundance import AbundanceNetwork, AbundanceUnmixer, Whiten
 from unmix_jax.networks.encoders import ENCODERS
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.writers import library_names
 
 __all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "save_checkpoint"]
 
@@ -47,7 +49,7 @@ class Checkpoint(NamedTuple):
 
         Args:
             scene: to be unmixed.
-            library: on the bands of the scene, where one is given; it must be the one of the training.
+            library: on the bands of the scene, where one is given; it must hold the spectra of the training.
 
         Raises:
             ValueError: another number of bands or other bands, a band that is bad in the scene and was good in the
@@ -82,9 +84,13 @@ class Checkpoint(NamedTuple):
             )
 
     def _knows(self, library: SpectralLibrary) -> bool:
-        """Whether this is the library of the training, up to the rounding of files and of resampling."""
+        """Whether it has the spectra of the training, up to the rounding of files and of resampling."""
+        names, wanted = library_names(library), library_names(self.library)
+        if not set(wanted) <= set(names):
+            return False
         ours, theirs = np.asarray(self.library.spectra), np.asarray(library.spectra)
-        if library.names != self.library.names or ours.shape != theirs.shape:
+        theirs = theirs if names == wanted else theirs[[names.index(name) for name in wanted]]
+        if ours.shape != theirs.shape:
             return False
         good = slice(None) if self.library.good_bands is None else np.asarray(self.library.good_bands)
         return bool(np.allclose(ours[:, good], theirs[:, good], rtol=0, atol=ROUNDING * np.abs(ours[:, good]).max()))
@@ -103,10 +109,25 @@ def fingerprint(library: SpectralLibrary) -> str:
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint: an .npz of arrays, with a description in JSON.
 
+    Good bands are those of the unmixer; a library without names gets some.
+
     Returns:
         The path.
+
+    Raises:
+        ValueError: an unknown encoder, or a library of other bands or another number of spectra than the networks have.
     """
     path, unmixer, library = Path(path), checkpoint.unmixer, checkpoint.library
+    if checkpoint.encoder not in ENCODERS:
+        raise ValueError(f"an encoder is one of {', '.join(ENCODERS)}, got {checkpoint.encoder!r}")
+    count, bands = np.shape(library.spectra)
+    seen = bands if unmixer.good is None else len(unmixer.good)
+    if unmixer.features.mean.shape[0] != -(-seen // unmixer.group):
+        raise ValueError(f"the networks were not trained on the {seen} good bands of this library")
+    told = eqx.filter_eval_shape(unmixer, jnp.ones(bands, jnp.float32)).abundances.shape[0]
+    if told != count:
+        raise ValueError(f"the networks know {told} materials, the library has {count}")
+    library = replace(library, names=library_names(library), good_bands=_marked(unmixer.good, bands))
     leaves = [
         np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter((unmixer.networks, unmixer.states), eqx.is_array))
     ]
@@ -185,7 +206,7 @@ def _rebuilt(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Chec
     axis, good = None, arrays.get("good")
     if about["unit"] is not None:
         axis = SpectralAxis(arrays["centers"], arrays.get("fwhm"), about["unit"])
-    marked = None if good is None else np.isin(np.arange(spectra.shape[1]), good)
+    marked = _marked(good, spectra.shape[1])
     library = SpectralLibrary(spectra=spectra, axis=axis, names=names, good_bands=marked)
     if fingerprint(library) != about["library"]:
         raise ValueError("its spectra are not those that it was trained on")
@@ -193,6 +214,11 @@ def _rebuilt(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Chec
     unmixer = AbundanceUnmixer(networks, states, features, jnp.asarray(arrays["limits"]), int(about["group"]), bands)
     unmixer(jnp.ones(spectra.shape[1], jnp.float32))  # shapes fit together
     return Checkpoint(unmixer, library, str(about["encoder"]), about["settings"])
+
+
+def _marked(good: Any, bands: int) -> np.ndarray | None:
+    """Good bands by their numbers, as a mask."""
+    return None if good is None else np.isin(np.arange(bands), np.asarray(good))
 
 
 def _said(library: SpectralLibrary) -> str:

@@ -75,14 +75,11 @@ class MixtureRecipe(eqx.Module):
         unknown = [name for name in self.models if name not in MODELS]
         if unknown or not self.models:
             raise ValueError(f"mixing models are of {', '.join(MODELS)}; got {', '.join(unknown) or 'none'}")
-        if not (self.grains >= 0 and 0 <= self.brightness < 1):
-            raise ValueError(
-                f"grains must not be below zero and brightness lies in [0, 1), got {self.grains} and {self.brightness}"
-            )
-        if not (self.doubt >= 0 and self.reach >= 0.01):
-            raise ValueError(
-                f"doubt must not be below zero and reach not below 0.01, got {self.doubt} and {self.reach}"
-            )
+        if self.materials is not None and not (self.materials and min(self.materials) >= 1):
+            raise ValueError(f"materials are numbers of them, 1 or more, got {self.materials}")
+        for name, least, most in (("grains", 0, 1), ("brightness", 0, 1), ("doubt", 0, 1), ("reach", 0.01, 100)):
+            if not least <= getattr(self, name) < most:
+                raise ValueError(f"{name} lies in [{least}, {most}), got {getattr(self, name)}")
 
 
 MIXTURE_RECIPES: Mapping[str, MixtureRecipe] = MappingProxyType(

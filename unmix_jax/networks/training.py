@@ -1,6 +1,7 @@
 """One training loop: a whole run is compiled, seeds run side by side, and the same key gives the same result."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -322,13 +323,20 @@ def _keep(path: Path, mark: str, done: int, losses: np.ndarray, carry: Any) -> N
 def _resume(path: Path, mark: str, losses: np.ndarray, carry: Any) -> tuple[int, np.ndarray, Any]:
     """The state of a run that was kept."""
     leaves, tree = jax.tree.flatten(carry)
-    with np.load(path, allow_pickle=False) as kept:
-        found = [kept[f"leaf{i}"] for i in range(len(leaves)) if f"leaf{i}" in kept]
-        shapes = [leaf.shape for leaf in found]
-        wanted = [_plain(leaf).shape for leaf in leaves]
-        if shapes != wanted or kept["losses"].shape != losses.shape or str(kept["mark"]) != mark:
-            raise ValueError(f"{path} holds another run: pixels, keys, networks, objective or schedule differ")
-        done, losses = int(kept["done"]), kept["losses"].copy()
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            kept = {name: held[name] for name in held.files}
+            done, before, own = int(kept["done"]), kept["losses"], str(kept["mark"])
+    except (OSError, EOFError, KeyError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not the state of a training, or is damaged: delete it ({error})") from error
+    found = [kept[f"leaf{i}"] for i in range(len(leaves)) if f"leaf{i}" in kept]
+    shapes = [leaf.shape for leaf in found]
+    wanted = [_plain(leaf).shape for leaf in leaves]
+    if shapes != wanted or before.shape != losses.shape or own != mark:
+        raise ValueError(
+            f"{path} holds another run, of other pixels, keys, networks, objective or schedule: delete it to start anew"
+        )
+    losses = before.copy()
     back = [_like(old, new) for old, new in zip(leaves, found, strict=True)]
     return done, losses, jax.tree.unflatten(tree, back)
 
