@@ -22,7 +22,8 @@ one choice and one set of features; `network` is the mean of the three errors, `
 - `<method>_<sensor>_<order>` of all; `best_<sensor>_<order>`: number of the best classical solver (0 FCLSU, 1 PPNM,
   2 MLM); `flagged_<sensor>`: share of the spectra that the ensemble calls unlike its training; `train_cpu_s_<sensor>`,
   of which `choose_cpu_s_<sensor>` for the choice; `doubt_<sensor>`: number of the doubt chosen, in the list of them;
-  `choice_<sensor>_<doubt>`: the errors that it was chosen by; `network_std_<sensor>_<order>`: over the networks.
+  `choice_<sensor>_<doubt>`: the errors that it was chosen by; `network_std_<sensor>_<order>`: over the networks
+  (the committed record was computed before these two were added, and has neither).
 
 Statements of the article, 1 where true: `classical_wins_k2` (in eight sensors or nine), `network_wins_k3` (in most),
 `network_wins_k4`, `network_wins_k5`, `network_wins_pooled` (in all), `advantage_grows` (the ratio falls from each order

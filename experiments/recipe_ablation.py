@@ -23,10 +23,11 @@ all but `hapke` on the test set too.
 
 Wanted: PPNM better than linear, or why not.
 
-Expected: confirmed, but small: 0.215 after 0.224 with two and three materials, the classical solvers 0.220; PPNM is not
-the strongest recipe either: all five surface models together have 0.210. Those mixtures are not what powders are.
+Expected: confirmed, but small: 0.215 after 0.224 with two and three materials, the classical solvers 0.220; PPNM is
+not the strongest recipe either: all five surface models together have 0.210. Those mixtures are not what powders are.
 Power means with Kubelka and Munk have 0.153 and, doubted, 0.146: they are chosen, and rightly; who knows the physics
-has 0.114. Doubt helps each recipe. The reconstruction in the loss changes nothing (0.001).
+has 0.114. Doubt helps all three recipes in the mean, ASD most; powders lose by it in fx50 and imec, which is why
+mixture_order.py chooses it for each sensor. The reconstruction in the loss changes nothing (0.001).
 """
 
 from dataclasses import dataclass, replace

@@ -100,7 +100,7 @@ def draw_abundances(
             return following, draw(now), state[2] + 1
 
         following, now = jax.random.split(first)
-        if cap == 1:  # none is above it, and half of the program need not be compiled
+        if cap == 1:  # none is above it: nothing is drawn again
             return draw(now)
         _, drawn, _ = jax.lax.while_loop(above, again, (following, draw(now), jnp.asarray(1)))
         middle, most = 1 / k, jnp.max(drawn)  # luck ran out: drawn towards equal shares, onto the cap
