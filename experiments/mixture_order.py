@@ -2,11 +2,12 @@
 
     python experiments/mixture_order.py
 
-About 80 minutes on one core, to which it binds itself. After Table 5 and Figures 1 and 2 of Sigiuk 2026, Evaluating
-Deep Learning Spectral Unmixing From Pure Reference Spectra, Metaspectral. Its clay mixtures cannot be had; here are
-rendered powders of five minerals that overlap (`powder_mixtures.py`), in the same nine sensors and orders, ten times as
-many. Hapke's physics and grains that vary make the test set; solvers and networks see five clean spectra and the noise,
-and networks are told which orders there are. Grains vary as much in the choice, in training and in the test set.
+25 minutes on a quick core, 80 on a slow and busy one; it binds itself to one. After Table 5 and Figures 1 and 2 of
+Sigiuk 2026, Evaluating Deep Learning Spectral Unmixing From Pure Reference Spectra, Metaspectral. Its clay mixtures
+cannot be had; here are rendered powders of five minerals that overlap (`powder_mixtures.py`), in the same nine sensors
+and orders, ten times as many. Hapke's physics and grains that vary make the test set; solvers and networks see five
+clean spectra and the noise, and networks are told which orders there are. Grains vary as much in the choice, in
+training and in the test set.
 
 The recipe of training mixtures, `powders` (power means, Kubelka and Munk), is the one that `recipe_ablation.py` chooses
 by mixtures of Shkuratov's physics, which no candidate has. How far it is doubted is chosen in the same way for each
@@ -22,8 +23,7 @@ one choice and one set of features; `network` is the mean of the three errors, `
 - `<method>_<sensor>_<order>` of all; `best_<sensor>_<order>`: number of the best classical solver (0 FCLSU, 1 PPNM,
   2 MLM); `flagged_<sensor>`: share of the spectra that the ensemble calls unlike its training; `train_cpu_s_<sensor>`,
   of which `choose_cpu_s_<sensor>` for the choice; `doubt_<sensor>`: number of the doubt chosen, in the list of them;
-  `choice_<sensor>_<doubt>`: the errors that it was chosen by; `network_std_<sensor>_<order>`: over the networks
-  (the committed record was computed before these two were added, and has neither).
+  `choice_<sensor>_<doubt>`: the errors that it was chosen by; `network_std_<sensor>_<order>`: over the networks.
 
 Statements of the article, 1 where true: `classical_wins_k2` (in eight sensors or nine), `network_wins_k3` (in most),
 `network_wins_k4`, `network_wins_k5`, `network_wins_pooled` (in all), `advantage_grows` (the ratio falls from each order
@@ -37,8 +37,9 @@ the three networks differ by less than 0.001 in the mean. In seven sensors of ni
 equal shares at k = 5 (not cubert, 0.123, nor rgb, 0.137, after 0.119), and pooled it is better than who knows Hapke's
 physics in all nine. Of the article's statements it confirms that networks win at k = 3, 4, 5 and pooled, that the
 advantage grows with k and that no classical solver is best everywhere; it refutes that classical solvers win at k = 2,
-and FCLSU is best nowhere. What recipe and doubt have to do with it, `recipe_ablation.py` tells. Training takes 330
-to 460 CPU s in each sensor, 3540 s in all, more than half of it for the choice.
+and FCLSU is best nowhere. What recipe and doubt have to do with it, `recipe_ablation.py` tells. Training takes 80
+to 120 CPU s in each sensor of the record, 960 s in all, more than half of it for the choice; three times that on a
+slower core.
 """
 
 import time
