@@ -2,7 +2,7 @@
 
     python experiments/recipe_ablation.py
 
-About 50 minutes on one core, to which it binds itself. After what Sigiuk 2026 (Metaspectral) says of its recipes,
+About 40 minutes on a quick core, to which it binds itself. After what Sigiuk 2026 (Metaspectral) says of its recipes,
 where mixtures by PPNM instead of linear ones lower the RMSE of two and three materials from 0.133 to 0.106. One network
 for each recipe and sensor, with half the steps of `mixture_order.py`; the same powders are the test set.
 `<recipe>_doubted` has the same mixtures, but factors of 5 % on the spectra that are smooth over the bands.
@@ -24,11 +24,12 @@ all but `hapke` on the test set too.
 
 Wanted: PPNM better than linear, or why not.
 
-Expected: confirmed, but small: 0.215 after 0.224 with two and three materials, the classical solvers 0.220; PPNM is
-not the strongest recipe either: all five surface models together have 0.210. Those mixtures are not what powders are.
-Power means with Kubelka and Munk have 0.153 and, doubted, 0.146: they are chosen, and rightly; who knows the physics
-has 0.114. Doubt helps all three recipes in the mean, ASD most; powders lose by it in fx50 and imec, which is why
-mixture_order.py chooses it for each sensor. The reconstruction in the loss changes nothing (0.001).
+Expected: confirmed, but small: 0.216 after 0.224 with two and three materials, the classical solvers 0.208; PPNM is
+not the strongest recipe either: GBM has 0.209, all five surface models together 0.208. Those mixtures are not what
+powders are. Power means with Kubelka and Munk have 0.151 and, doubted, 0.136: they are chosen, and rightly; who knows
+the physics has 0.104. Doubt helps all three recipes in the mean, ASD most; powders lose by it in fx50, imec, senops and
+rgb, which is why mixture_order.py chooses it for each sensor. The reconstruction in the loss changes nothing (0.001).
+In ASD the two CNNs learn more from the recipe chosen (0.076, modified 0.071) than dense layers do (0.081); one seed.
 """
 
 from dataclasses import dataclass, replace
