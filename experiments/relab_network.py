@@ -2,11 +2,11 @@
 
     python experiments/relab_network.py
 
-About 35 minutes on one core, to which it binds itself. RELAB's powders of anorthite, bronzite and olivine
-(UNMIX_JAX_DATA, `relab_abo_intimate`) and nine binaries of known fractions, measured at 30° and 0°. Networks see the
-three pure spectra only, with noise of 0.3 % that the files do not state. Recipe and doubt are those of the least error
-on mixtures of Shkuratov's physics, which no candidate has. `hapke` mixes by the physics that linear unmixing of albedos
-assumes, and stands apart.
+About ten minutes on a quick core, 35 on a slow one; it binds itself to one. RELAB's powders of anorthite, bronzite and
+olivine (UNMIX_JAX_DATA, `relab_abo_intimate`) and nine binaries of known fractions, measured at 30° and 0°. Networks
+see the three pure spectra only, with noise of 0.3 % that the files do not state. Recipe and doubt are those of the
+least error on mixtures of Shkuratov's physics, which no candidate has. `hapke` mixes by the physics that linear
+unmixing of albedos assumes, and stands apart.
 
 - `network_rmse`: of the chosen recipe, RMSE over samples and materials, mean over seeds of three networks each;
   `network_std`: standard deviation over the seeds; `chosen_recipe` and `chosen_doubt`: their numbers in the lists;
