@@ -168,7 +168,7 @@ def test_the_spectrum_counts_by_its_weight(mixtures):
             r"cannot be mixed by power: reflectances must lie above 0 and not above 1, these go from -0\.0",
         ),
         ({"std": 0.0}, "noise must be above zero in every band, got 0"),
-        ({"encoder": "transformer"}, "dense, cnn1d, cnn1d_modified, got 'transformer'"),
+        ({"encoder": "transformer"}, "dense, deep, cnn1d, cnn1d_modified, infrarender, got 'transformer'"),
         ({"networks": 0}, "networks, steps and batch must be positive, got 0, 400 and 64"),
         ({"endmembers": 100 * ENDMEMBERS}, "endmembers go up to 70: .* fractions of one"),
     ],

@@ -91,13 +91,19 @@ def test_what_it_cannot_carry_is_refused():
         FlaxLayer.of(Strange())
 
 
-@pytest.mark.parametrize("modified", [False, True])
+@pytest.mark.parametrize(
+    ("maxima", "padded", "width"),
+    [
+        ((True,) * 4, True, {1: 1, 3: 1, 50: 4}),
+        ((False,) * 4, True, {1: 1, 3: 3, 50: 50}),
+        ((False, False, True, True), False, {1: 1, 3: 1, 50: 8}),  # 50, 46, 43, 39 halved: 19, 16 halved
+    ],
+)
 @pytest.mark.parametrize("bands", [1, 3, 50])
-def test_convolutions_take_any_number_of_bands(bands, modified):
-    module = CNN1D(bands, COUNT, modified=modified, rngs=nnx.Rngs(0))
+def test_convolutions_take_any_number_of_bands(bands, maxima, padded, width):
+    module = CNN1D(bands, COUNT, maxima=maxima, hidden=2, padded=padded, rngs=nnx.Rngs(0))
     found = module(jnp.ones((2, bands)))
     assert found.shape == (2, COUNT)
     assert np.isfinite(found).all()
-    width = bands if modified else -(-bands // 16)
-    assert module.hidden[0].kernel.shape == (24 * width, 150)
-    assert len(module.hidden) == (2 if modified else 1)
+    assert module.hidden[0].kernel.shape == (24 * width[bands], 150)
+    assert len(module.hidden) == 2

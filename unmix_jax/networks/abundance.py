@@ -25,7 +25,16 @@ from unmix_jax.networks.mixtures import Drawn, MixtureExamples, MixtureRecipe
 from unmix_jax.networks.training import Schedule, train
 from unmix_jax.types import Solution
 
-__all__ = ["AbundanceNetwork", "AbundanceUnmixer", "Confidence", "Scale", "Supervised", "Whiten", "learn_abundances"]
+__all__ = [
+    "AbundanceNetwork",
+    "AbundanceUnmixer",
+    "Confidence",
+    "Scale",
+    "Supervised",
+    "Whiten",
+    "learn_abundances",
+    "optimiser",
+]
 
 BINS = 256  # most bands that a network sees; neighbours are averaged above that
 DRAWS = 8192  # mixtures that features are chosen by
@@ -129,9 +138,12 @@ class AbundanceNetwork(eqx.Module):
         return self.encoder.gathered()
 
     def __call__(
-        self, spectra: Float[Array, "*pixel band"], state: Any, key: Key[Array, ""] | None = None
+        self, spectra: Float[Array, "*window band"], state: Any, key: Key[Array, ""] | None = None
     ) -> tuple[Float[Array, "*pixel endmember"], None, Any]:
-        """Abundances, nothing rendered, and the state after this batch; with a key it trains."""
+        """Abundances, nothing rendered, and the state after this batch; with a key it trains.
+
+        An encoder may see a window of the scene for each pixel.
+        """
         coded, state = self.encoder(spectra, state, key)
         return self.simplex(coded), None, state
 
@@ -234,7 +246,7 @@ def learn_abundances(
         std: standard deviation of the sensor's noise, of each band or one for all, in the unit of the endmembers.
         recipe: how mixtures are made.
         networks: how many, of other random numbers; their mean is better than one, and their spread tells of doubt.
-        encoder: a name in `encoders.ENCODERS`: "dense", "cnn1d" or "cnn1d_modified".
+        encoder: a name in `encoders.ENCODERS`: "dense", "deep", "cnn1d", "cnn1d_modified" or "infrarender".
         steps: of the optimiser, Adam with a rate that falls to zero along a cosine; rounded up to a multiple of 50.
         batch: mixtures in a step.
         rate: of the first step.
@@ -278,7 +290,7 @@ def learn_abundances(
         return AbundanceNetwork(ENCODERS[encoder](key, features, len(seen)))
 
     epochs = -(-steps // STEPS)
-    schedule = Schedule(epochs, batch, _optimiser(rate, epochs * STEPS), sample=STEPS * batch)
+    schedule = Schedule(epochs, batch, optimiser(rate, epochs * STEPS), sample=STEPS * batch)
     trained = train(
         build, examples, Supervised(reconstruction), schedule,
         keys=jax.random.split(training, networks), checkpoint=checkpoint,
@@ -304,8 +316,8 @@ def _spectra(examples: MixtureExamples, key: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=32)
-def _optimiser(rate: float, steps: int) -> optax.GradientTransformation:
-    """One object for each pair of numbers: the training is compiled for it."""
+def optimiser(rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam with a rate that falls to zero along a cosine: one object for each, as a training is compiled for it."""
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "MaskedNoise",
     "ReLUSum",
     "Sequential",
+    "SiLU",
     "Softmax",
     "SparseReLU",
     "SumToOne",
@@ -162,6 +163,14 @@ class LeakyReLU(Layer):
     def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
         """Each feature by itself."""
         return jnp.where(x > 0, x, self.slope * x), state
+
+
+class SiLU(Layer):
+    """x / (1 + exp(−x)): smooth, for functions that are to be met closely."""
+
+    def __call__(self, x: Any, state: Any, key: Any) -> tuple[Array, Any]:
+        """Each feature by itself."""
+        return jax.nn.silu(x), state
 
 
 class SparseReLU(Layer):

@@ -23,7 +23,7 @@ from unmix_jax.physics.mixing import GBM, MLM, PPNM, Fan, Linear, Mixing
 from unmix_jax.scenes.noise import add_noise
 from unmix_jax.scenes.synthetic import draw_abundances
 
-__all__ = ["MIXTURE_RECIPES", "MODELS", "Drawn", "MixtureExamples", "MixtureRecipe"]
+__all__ = ["MIXTURE_RECIPES", "MODELS", "Drawn", "MixtureExamples", "MixtureRecipe", "ripples"]
 
 
 def _uniform(key: Any, least: float, most: float, shape: tuple[int, ...] = ()) -> Array:
@@ -148,9 +148,7 @@ class MixtureExamples(eqx.Module):
             own = jnp.where(positive, raised, endmembers)
         gains = 1 + recipe.brightness * jax.random.uniform(keys[2], (count, 1), endmembers.dtype, -1.0, 1.0)
         if recipe.doubt:
-            smooth = jnp.asarray(_smooth(bands, recipe.reach), endmembers.dtype)
-            ripple = matmul(jax.random.normal(keys[5], (count, len(smooth)), endmembers.dtype), smooth)
-            gains = gains * jnp.exp(recipe.doubt * ripple)
+            gains = gains * jnp.exp(recipe.doubt * ripples(keys[5], count, bands, recipe.reach, endmembers.dtype))
         models = []
         for i, (name, part) in enumerate(zip(recipe.models, _shares(count, len(recipe.models)), strict=True)):
             drawn = jax.random.split(jax.random.fold_in(keys[3], i), part.stop - part.start)
@@ -161,11 +159,15 @@ class MixtureExamples(eqx.Module):
         return Drawn(add_noise(keys[4], clean, self.std), clean, abundances, own, tuple(models), gains)
 
 
-def _smooth(bands: int, reach: float) -> Float[np.ndarray, "knot band"]:
-    """What makes of white noise a unit Gaussian process over the bands: bells about knots, half a reach apart."""
+def ripples(key: Key[Array, ""], count: int, bands: int, reach: float, dtype: Any) -> Float[Array, "count band"]:
+    """Gaussian processes of unit variance over the bands: bells about knots, half a reach apart, of random heights.
+
+    Between bands a share d of all bands apart the correlation is exp(−d²/2 reach²).
+    """
     knots = np.arange(-3 * reach, 1 + 3.5 * reach, reach / 2)
     bells = np.exp(-(((np.linspace(0, 1, bands) - knots[:, None]) / reach) ** 2))
-    return bells / np.sqrt(np.sum(bells**2, 0))
+    smooth = jnp.asarray(bells / np.sqrt(np.sum(bells**2, 0)), dtype)
+    return matmul(jax.random.normal(key, (count, len(knots)), dtype), smooth)
 
 
 def _shares(count: int, models: int) -> list[slice]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from unmix_jax.networks.autoencoder import Autoencoder, NetworkUnmixer
+from unmix_jax.networks.autoencoder import NetworkUnmixer
 from unmix_jax.networks.layers import added, constrained
 from unmix_jax.networks.windows import Windows
 
@@ -45,7 +45,7 @@ class Trained(eqx.Module):
     """Networks of several seeds.
 
     Attributes:
-        networks: an `Autoencoder` whose arrays have a leading seed axis.
+        networks: an `Autoencoder`, or what stands for one, whose arrays have a leading seed axis.
         states: what their batch norms gathered.
         losses: mean loss of each epoch; NaN after a seed was stopped.
         stopped: the step at which a seed met a loss or a parameter that is not finite, and kept what it had before; −1.
@@ -63,7 +63,7 @@ class Trained(eqx.Module):
         """Endmembers of each seed, in the unit of the pixels."""
         return self.scale * eqx.filter_vmap(lambda network: network.endmembers)(self.networks)
 
-    def abundances(self, pixels: Float[Any, "*pixel band"]) -> Float[Array, "seed *pixel endmember"]:
+    def abundances(self, pixels: Float[Any, "*window band"]) -> Float[Array, "seed *pixel endmember"]:
         """What each network's own sum-to-one layer returns, in inference; some take [image, row, column, band]."""
         scaled = jnp.asarray(pixels) / self.scale
         found = []
@@ -76,7 +76,7 @@ class Trained(eqx.Module):
         """The network of one seed, as `unmix` takes it."""
         return NetworkUnmixer(*self._of(seed), self.scale)
 
-    def _of(self, seed: int) -> tuple[Autoencoder, Any]:
+    def _of(self, seed: int) -> tuple[Any, Any]:
         """Network and state of one seed."""
         return jax.tree.map(lambda leaf: leaf[seed] if eqx.is_array(leaf) else leaf, (self.networks, self.states))
 

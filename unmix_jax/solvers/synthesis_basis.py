@@ -10,6 +10,7 @@ moves by its own width within a box of one per cent, so a tangent at the library
 derivatives are the other choice, exact where the box is narrow.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -79,6 +80,12 @@ class PreparedSynthesis(eqx.Module):
     def count(self) -> int:
         """Number of endmembers."""
         return self.mean.shape[0]
+
+    def select(self, members: Int[Array, " some"]) -> "PreparedSynthesis":
+        """Some of the endmembers, in this order; works on tracers. `library` stays that of all."""
+        own = ("prior", "mean", "covariance", "rest", "slopes")
+        taken = {name: getattr(self, name)[members] for name in own}
+        return replace(self, generator=self.generator.select(members), **taken)
 
     def reduce(self, spectra: Float[Array, "*n band"]) -> Float[Array, "*n rank"]:
         """Spectra in the basis, relative to the center."""

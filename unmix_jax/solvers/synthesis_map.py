@@ -47,6 +47,7 @@ def map_synthesis(
     reweightings: int = 3,
     tol: float = 1e-3,
     start: Float[Any, "endmember parameter"] | None = None,
+    guess: Float[Any, " endmember"] | None = None,
     displacement: bool = False,
 ) -> Solution:
     """The most probable abundances and displacements, spectra rendered anew at each step.
@@ -70,6 +71,8 @@ def map_synthesis(
         tol: two steps in turn that lower the objective by less than this share of it are the last.
         start: displacements to begin from, abundances are then the best for them; the default is `marginal` and what
             it expects.
+        guess: abundances to begin from in the place of `marginal`; the fit is then among the `members` greatest alone.
+            A good one is worth more than its time: endmembers that are not there cannot take what noise leaves.
         displacement: keep the displacements that were found: [endmember, parameter] for each pixel is much.
 
     Returns:
@@ -78,8 +81,8 @@ def map_synthesis(
         the objective, NaN after the last step, ``chi2``, and ``displacement`` [endmember, parameter] if asked for.
 
     Raises:
-        ValueError: if pixel and endmembers differ in their number of bands, start and prior in their shape, no
-            endmember may move, or steps are fewer than none.
+        ValueError: if pixel and endmembers differ in their number of bands, start or guess have another shape than the
+            displacements or abundances, both are given, no endmember may move, or steps are fewer than none.
 
     Reference:
         Janiczek et al. 2020, eq. 7, arXiv:2007.05996, with a prior in place of the bare box; Levenberg 1944 and
@@ -90,14 +93,33 @@ def map_synthesis(
         raise ValueError(f"members must be positive and max_steps not below zero, got {members} and {max_steps}")
     if start is not None and jnp.shape(start) != endmembers.prior.shape:
         raise ValueError(f"start has shape {jnp.shape(start)}, the displacements {endmembers.prior.shape}")
+    if guess is not None and (start is not None or jnp.shape(guess) != (endmembers.count,)):
+        raise ValueError(
+            f"guess is one abundance for each of {endmembers.count} endmembers, without start, got {jnp.shape(guess)}"
+        )
     seen = see(pixel, endmembers)
     kept = min(members, endmembers.count)
-    if start is None:
-        own: tuple[Array, ...] = (seen.z, marginal_of(seen, endmembers, reweightings).abundances)
+    if start is not None:
+        own: tuple[Array, ...] = (seen.z, seen.start.abundances, jnp.asarray(start, seen.z.dtype))
+    elif guess is not None:
+        own = (seen.z, jnp.asarray(guess, seen.z.dtype))
     else:
-        own = (seen.z, seen.start.abundances, jnp.asarray(start, seen.z.dtype))
+        own = (seen.z, marginal_of(seen, endmembers, reweightings).abundances)
 
     def fit(prepared: PreparedSynthesis, z: Array, first: Array, *given: Array) -> Any:
+        if guess is None:
+            return fit_all(prepared, z, first, *given)
+        greatest, chosen = jax.lax.top_k(first, kept)
+        total = jnp.sum(greatest)
+        greatest = jnp.where(total > 0, greatest / jnp.where(total > 0, total, 1.0), 1 / kept)
+        final, gap, summary, error, left, covariance = fit_all(prepared.select(chosen), z, greatest)
+        final = jnp.zeros_like(first).at[chosen].set(final)
+        if displacement:
+            summary["u"] = jnp.zeros_like(prepared.prior).at[chosen].set(summary["u"])
+        spread = jnp.zeros((first.size, first.size), covariance.dtype).at[chosen[:, None], chosen].set(covariance)
+        return final, gap, summary, error, left, spread
+
+    def fit_all(prepared: PreparedSynthesis, z: Array, first: Array, *given: Array) -> Any:
         problem = _Joint(jax.lax.stop_gradient(prepared), jax.lax.stop_gradient(z), kept)
         begun = problem.begin(*given) if given else problem.expected(jax.lax.stop_gradient(first))
         state = jax.lax.stop_gradient(problem.descend(begun, max_steps, tol))

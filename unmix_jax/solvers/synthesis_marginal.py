@@ -21,7 +21,7 @@ from unmix_jax.solvers.synthesis_simplex import (
 from unmix_jax.solvers.tables import whiten_and_detrend
 from unmix_jax.types import Solution
 
-__all__ = ["Seen", "marginal", "marginal_of", "residual_of", "see", "solution"]
+__all__ = ["Seen", "evidence_of", "marginal", "marginal_of", "residual_of", "see", "solution"]
 
 CHUNK = 64  # pixels whose covariances are in memory at once
 
@@ -109,6 +109,26 @@ def marginal_of(seen: Seen, endmembers: PreparedSynthesis, reweightings: int, di
         pull = matmul(endmembers.slopes, left)
         fitted["displacement"] = jnp.clip(endmembers.prior**2 * abundances[:, None] * pull, -1, 1)
     return solution(endmembers, seen, abundances, left, gap, seen.start.steps, covariance, fitted, True)
+
+
+def evidence_of(
+    z: Float[Array, " rank"], endmembers: PreparedSynthesis, abundances: Float[Array, "candidate endmember"]
+) -> tuple[Float[Array, " candidate"], Float[Array, "candidate rank"]]:
+    """How probable a pixel is at each of several abundances, the variation integrated out, and what noise has of it.
+
+    −½ (y − xm) V⁻¹ (y − xm)ᵀ − ½ log|V|, with V as in `marginal`; what does not depend on x is left out.
+    """
+
+    def weighed(prepared: PreparedSynthesis, z: Array, abundances: Array) -> tuple[Array, Array]:
+        found = []
+        for x in abundances:
+            covariance = jnp.tensordot(x**2, prepared.covariance, 1)
+            error, factor = whiten_rows(covariance, (z - matmul(x, prepared.mean))[None])
+            evidence = -0.5 * squared_norm(error[0]) - jnp.sum(jnp.log(jnp.diag(factor)))
+            found.append((evidence, back(factor, error[0])))
+        return jnp.stack([one for one, _ in found]), jnp.stack([left for _, left in found])
+
+    return in_chunks(weighed, endmembers, (z, abundances), size=CHUNK)
 
 
 def see(pixel: Any, prepared: PreparedSynthesis) -> Seen:

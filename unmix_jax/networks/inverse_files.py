@@ -1,0 +1,135 @@
+"""Files of inverse networks: arrays and a description; loading one runs nothing of it.
+
+The endmembers and how they vary are code and are not in the file: whoever loads it says what they are, and is refused
+where they are not those of the training.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unmix_jax.networks.abundance import Whiten
+from unmix_jax.networks.inverse import InverseUnmixer, builder
+from unmix_jax.solvers.synthesis_basis import PreparedSynthesis
+from unmix_jax.solvers.tables import whiten_and_detrend
+
+__all__ = ["load_inverse", "save_inverse"]
+
+FORMAT = "unmix-jax inverse 1"
+ROUNDING = 1e-3  # of whitened endmembers, relative to their greatest: what another machine makes of them
+
+
+def save_inverse(path: str | Path, unmixer: InverseUnmixer) -> Path:
+    """Write trained networks: an .npz of arrays, with a description in JSON.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: a file that is no .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"a checkpoint is an .npz file, got {path}")
+    leaves = jax.tree.leaves(eqx.filter((unmixer.networks, unmixer.states), eqx.is_array))
+    about = {"format": FORMAT, "encoder": unmixer.encoder, "networks": int(leaves[0].shape[0])}
+    held: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    held |= {f"features_{name}": np.asarray(getattr(unmixer.features, name)) for name in Whiten.__dataclass_fields__}
+    held |= {"limits": np.asarray(unmixer.limits)} | _known(unmixer.endmembers)
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.savez(file, about=json.dumps(about), **held)
+    beside.replace(path)
+    return path
+
+
+def load_inverse(path: str | Path, endmembers: PreparedSynthesis) -> InverseUnmixer:
+    """Read trained networks; nothing in the file is run.
+
+    Args:
+        path: what `save_inverse` wrote.
+        endmembers: what they were trained on, prepared again: the same spectra, bands, box, noise and baseline.
+
+    Returns:
+        An `InverseUnmixer`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such checkpoint, one that is damaged, or one of other endmembers.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            about = json.loads(str(held["about"]))
+            arrays = {name: held[name] for name in held.files if name != "about"}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of inverse networks of the format {FORMAT!r}")
+    try:
+        _same(arrays, endmembers)
+        return _rebuilt(about, arrays, endmembers)
+    except _Other as error:
+        raise ValueError(f"{path} is of other endmembers: {error}; train again") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+class _Other(Exception):
+    """Endmembers are not those of the training."""
+
+
+def _known(endmembers: PreparedSynthesis) -> dict[str, np.ndarray]:
+    """What of the endmembers the networks depend on: whitened spectra at rest, and how far each displacement goes."""
+    at_rest = endmembers.generator(jnp.zeros_like(endmembers.prior))
+    white = whiten_and_detrend(endmembers.library, jnp.asarray(at_rest, endmembers.basis.dtype))
+    width = jnp.asarray(endmembers.generator.width) * endmembers.prior
+    return {"known_spectra": np.asarray(white), "known_width": np.asarray(width)}
+
+
+def _same(arrays: Mapping[str, np.ndarray], endmembers: PreparedSynthesis) -> None:
+    """Refuse endmembers that are not those of the training."""
+    here = _known(endmembers)
+    theirs, ours = arrays["known_spectra"], here["known_spectra"]
+    for axis, what in ((1, "bands"), (0, "endmembers")):
+        if theirs.shape[axis] != ours.shape[axis]:
+            raise _Other(f"those of the training have {theirs.shape[axis]} {what}, these {ours.shape[axis]}")
+    if not np.allclose(theirs, ours, rtol=0, atol=ROUNDING * np.abs(theirs).max()):
+        raise _Other("their spectra, noise or baseline differ")
+    theirs, ours = arrays["known_width"], here["known_width"]
+    if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=ROUNDING, atol=0):
+        raise _Other("they vary in another box, or with another prior")
+
+
+def _rebuilt(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], endmembers: PreparedSynthesis) -> Any:
+    """The networks of a description and arrays; each must have the shape that the description asks for."""
+    features = Whiten(*(jnp.asarray(arrays[f"features_{name}"]) for name in Whiten.__dataclass_fields__))
+    free = int(np.sum(np.asarray(endmembers.prior) > 0))
+    build = builder(about["encoder"], features, endmembers.count, free)
+
+    def empty(key: Any) -> Any:
+        network = build(key)
+        return network, network.gathered()
+
+    keys = jax.random.split(jax.random.key(0), int(about["networks"]))
+    wanted, tree = jax.tree.flatten(eqx.filter_eval_shape(eqx.filter_vmap(empty), keys))
+    leaves = []
+    for i, leaf in enumerate(wanted):
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ValueError(f"part {i} of the networks is not numbers")
+        found = arrays[f"leaf{i}"]
+        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+            raise ValueError(f"array {i} of the networks has shape {found.shape}, {leaf.shape} is wanted")
+        leaves.append(jnp.asarray(found))
+    networks, states = jax.tree.unflatten(tree, leaves)
+    limits = jnp.asarray(arrays["limits"])
+    return InverseUnmixer(endmembers, networks, states, features, limits, str(about["encoder"]))
