@@ -31,18 +31,20 @@ NETWORKS = {  # encoder, weight of the reconstruction, first rate, share of the 
 }
 
 
-def solvers(rocks: Rocks) -> tuple[Any, dict[str, Any]]:
-    """Endmembers that vary, and all methods that learn nothing."""
+def solvers(rocks: Rocks, sensor: Any = 0.0) -> tuple[Any, dict[str, Any]]:
+    """Endmembers that vary, and all methods that learn nothing, told of a sensor's noise in each band."""
     generator = varied(rocks, rocks.minerals, SETTING)
-    problem = prepare_synthesis(generator, noise=rocks.noise(SETTING), rank=160)
+    std = np.broadcast_to(sensor, rocks.pixels.shape[1:])
+    problem = prepare_synthesis(generator, noise=rocks.noise(SETTING) + np.diag(std**2), rank=160)
+    noise = np.sqrt(SETTING.broad**2 + std**2)
     u = np.random.default_rng(0).uniform(-1, 1, (LIBRARIES, *generator.free.shape)).astype(np.float32)
     drawn = np.asarray(jax.jit(lambda u: jax.lax.map(generator, u))(u)).swapaxes(0, 1)  # mineral, library, band
     classes = [name for name in rocks.names for _ in range(LIBRARIES)]
     flat = np.clip(drawn.reshape(-1, drawn.shape[-1]), 1e-4, 1 - 1e-4)
     return problem, {
         "fcls": eqx.Partial(fcls, endmembers=prepare(at_rest(rocks))),
-        "ncm": eqx.Partial(ncm, endmembers=prepare_ncm(fit_normal(flat, classes), noise=SETTING.broad)),
-        "bcm": eqx.Partial(bcm, endmembers=prepare_bcm(fit_beta(flat, classes), noise=SETTING.broad)),
+        "ncm": eqx.Partial(ncm, endmembers=prepare_ncm(fit_normal(flat, classes), noise=noise)),
+        "bcm": eqx.Partial(bcm, endmembers=prepare_bcm(fit_beta(flat, classes), noise=noise)),
         "marginal": eqx.Partial(marginal, endmembers=problem),
         "synthesis": eqx.Partial(map_synthesis, endmembers=problem),
     }

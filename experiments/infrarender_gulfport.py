@@ -39,29 +39,34 @@ MOST = {"gulfport": 1, "gulfport_synthetic": 3}  # classes in a mixture
 
 
 class Labelled(eqx.Module):
-    """Batches like `Varied`, of classes: half of them labelled pixels or mixtures of these, half rendered.
+    """Batches like `Varied`, of classes: some labelled spectra, the rest rendered.
 
     Attributes:
-        draws: labelled spectra, reflectance.
+        draws: what draws labelled spectra, reflectance; None: all are rendered.
         rendered: mixtures of rendered centroids.
         groups: how these add up to classes.
+        share: of labelled spectra in a batch.
     """
 
-    draws: Draws
+    draws: Any
     rendered: VariedExamples
     groups: Float[Array, "centroid class"]
+    share: float = eqx.field(static=True, default=0.5)
 
     def __call__(self, key: Key[Array, ""], count: int) -> Varied:
         """So many spectra."""
         real, drawn = jax.random.split(key)
         problem = self.rendered.endmembers
-        found = self.draws(real, count - count // 2)
+        labelled = 0 if self.draws is None else round(self.share * count)
+        made = self.rendered(drawn, count - labelled)
+        made = Varied(made.spectra, made.clean, made.abundances @ self.groups)
+        if not labelled:
+            return made
+        found = self.draws(real, labelled)
         emissivity = 1 - found.spectra[:, ::-1]
         seen = whiten_and_detrend(problem.library, emissivity)
         known = Varied(seen, problem.reduce(emissivity), found.abundances)
-        made = self.rendered(drawn, max(count // 2, 1))
-        made = Varied(made.spectra, made.clean, made.abundances @ self.groups)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b])[:count], known, made)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), known, made)
 
 
 def problem_of(scene: Any, fitted: Any, frequency: float, shape: float, noise: float) -> PreparedSynthesis:
