@@ -115,5 +115,6 @@ def test_blind_code_runs(monkeypatch):
 
 
 def test_code_of_networks_from_pure_spectra_runs():
-    solution = execute("\n".join(blocks("docs/learning.md", "python")), "docs/learning.md")["solution"]
-    assert np.asarray(solution.abundances).argmax(1).tolist() == [0, 1, 2]
+    names = execute("\n".join(blocks("docs/learning.md", "python")), "docs/learning.md")
+    for solution in (names["solution"], names["said"], names["refined"]):
+        assert np.asarray(solution.abundances).argmax(1).tolist() == [0, 1, 2]
