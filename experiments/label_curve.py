@@ -1,12 +1,13 @@
-"""How many labelled spectra it takes until a network is better than physics that has none.
+"""How many labelled mixtures it takes until a network is better than physics that has none.
 
     python experiments/label_curve.py
 
-RUNTIME on one core, to which it binds itself. "Gulfport synthetic" of `infrarender_table1.py`: mixtures of one to three
-pixels of the right half; labelled spectra are such mixtures of the left half, so many of them and no more, each with
-its abundances. CNN-1D, as published and modified, learns from these alone; inverse rendering from these and from
+Half an hour on one core, to which it binds itself. "Gulfport synthetic" of `infrarender_table1.py`: mixtures of one to
+three pixels of the right half; labelled spectra are such mixtures of the left half, so many of them and no more, each
+with its abundances. CNN-1D, as published and modified, learns from these alone; inverse rendering from these and from
 rendered centroids of the classes, n labels making up n / (2 n + 200) of a batch; synthesis and FCLS have the centroids
-and no label. After the blog of InfraRender's author: labelled data decides which method wins.
+and no labelled mixture. (Centroids are K-means of the labelled pixels of the left half, so that all methods have had
+those labels.) After the blog of InfraRender's author: labelled data decides which method wins.
 
 - `<method>_<labels>`: summed squared error over the five classes, mean over 2000 mixtures and the trainings;
   `_std` over the trainings, each with labels of its own;
@@ -14,7 +15,7 @@ and no label. After the blog of InfraRender's author: labelled data decides whic
 - `crossing_labels`: labels from which a CNN, the better of the two at each number, beats synthesis (interpolated in the
   logarithm; null: never); `crossing_inverse_labels`: from which it beats inverse rendering.
 
-EXPECTED
+There is no full record yet.
 """
 
 import time

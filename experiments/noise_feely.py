@@ -2,17 +2,18 @@
 
     python experiments/noise_feely.py
 
-RUNTIME on one core, to which it binds itself. 30 rocks of Feely et al., every third valid one, 400–1400 cm⁻¹. The noise
+It binds itself to one core. 30 rocks of Feely et al., every third valid one, 400–1400 cm⁻¹. The noise
 is constant in radiance, so that in emissivity it is σ(ω) ∝ 1 / B(ω, 330 K) (the paper prints its variance as 1/B; an
 emissivity is a radiance divided by B); its root mean square over the bands is what is varied. Minerals, box and what
 the model misses are as in `infrarender_feely.py`. Methods but FCLS are told how large the noise is: solvers weigh,
 `inverse_rendering` is trained anew for each. `inverse_untold` and the CNNs are trained once, without it, as in the
 paper. Mean over draws of the noise.
 
-- `<method>_<noise>`: summed squared error over 17 classes, blackbody in the denominator; `_std` over the draws;
+- `<method>_<noise>`: summed squared error over 17 classes, blackbody in the denominator; `_std` over the draws of the
+  noise, one training of each network;
 - `<method>_rise`: at the greatest noise over that without.
 
-EXPECTED
+There is no full record yet.
 """
 
 from dataclasses import dataclass

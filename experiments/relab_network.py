@@ -17,7 +17,7 @@ unmixing of albedos assumes, and stands apart.
 
 Wanted: `network_rmse` below 0.174, that of linear unmixing (aim: below 0.018, that of Hapke's model).
 
-Expected: 0.112 ± 0.005 (power means, doubted by 10 % over all bands); the aim is missed. How a dark powder weighs
+Expected: 0.111 ± 0.005 (power means, doubted by 10 % over all bands); the aim is missed. How a dark powder weighs
 beside a bright one is not in the pure spectra: power means leave it open from equal shares of light to equal shares
 of its inverse, and the network finds too little anorthite. It says so: six of nine binaries are flagged. Told Hapke's
 physics, and doubting it as much, it has 0.038 ± 0.002; linear mixtures teach it worse than linear unmixing (0.29).

@@ -30,9 +30,9 @@ from unmix_jax.types import Solution
 
 __all__ = ["InverseNetwork", "InverseRendering", "InverseUnmixer", "Predicted", "builder", "learn_inverse"]
 
-DRAWS = 8192  # mixtures that features are chosen by
+DRAWS, AT_ONCE = 8192, 64  # mixtures that features are chosen by
 STEPS = 50  # of the optimiser between two looks at progress
-LOOKED_AT = 128  # mixtures of a batch that are rendered again: displacements are many more than abundances
+LOOKED_AT = 128  # mixtures of a batch that are rendered again, about: displacements are many more than abundances
 HIDDEN = 256  # what abundances and displacements are read from
 PUBLISHED = {"infrarender": 150}
 PLAIN = VariedRecipe()
@@ -72,7 +72,7 @@ class InverseRendering(eqx.Module):
     """Mean of Σ(a − â)², plus a weight times the mean square of z − ẑ over that of z.
 
     ẑ = Σ_i â_i (m_i + Σ_d û_id J_id) is what the prediction looks like, in the basis of the endmembers, with mean and
-    derivatives of each under the prior.
+    derivatives of each under the prior; it is looked at in some 128 spectra of a large batch.
 
     Attributes:
         mean: m.
@@ -93,9 +93,10 @@ class InverseRendering(eqx.Module):
         told = abundances if self.groups is None else abundances @ self.groups
         loss = jnp.mean(jnp.sum((told - batch.abundances) ** 2, -1))
         if self.reconstruction:
-            some = abundances[:LOOKED_AT]
-            moved = some[:, self.whose] * network.displaced(hidden[:LOOKED_AT])
-            away = jnp.mean((some @ self.mean + moved @ self.slopes - batch.clean[:LOOKED_AT]) ** 2)
+            step = max(1, len(abundances) // LOOKED_AT)
+            some = abundances[::step]
+            moved = some[:, self.whose] * network.displaced(hidden[::step])
+            away = jnp.mean((some @ self.mean + moved @ self.slopes - batch.clean[::step]) ** 2)
             loss = loss + self.reconstruction * away / jnp.mean(batch.clean**2)
         return loss
 
@@ -227,13 +228,15 @@ def learn_inverse(
         endmembers: what `prepare_synthesis` made of a generator, with the noise of the sensor.
         recipe: how mixtures are made.
         examples: what is learned from in their place, such as labelled spectra; it draws batches like `Varied`.
-        groups: one where an endmember belongs to a class, where examples have abundances of classes.
+        groups: one where an endmember belongs to a class, for examples with abundances of classes; the networks still
+            say those of endmembers.
         networks: how many, of other random numbers, one after another; their mean is better than one.
         encoder: a name in `encoders.ENCODERS`; "infrarender" is that of the reference, with convolutions.
         steps: of the optimiser, Adam with a rate that falls to zero along a cosine; rounded up to a multiple of 50.
         batch: mixtures in a step.
         rate: of the first step.
-        reconstruction: weight of the rendered spectrum beside the abundances, see `InverseRendering`.
+        reconstruction: weight of the rendered spectrum beside the abundances, see `InverseRendering`; zero:
+            displacements are not learned and are zero.
         checkpoint: file that keeps the state of the training; where it exists, training goes on from it.
         progress: called as ``progress(steps_done, steps)``.
 
@@ -241,8 +244,9 @@ def learn_inverse(
         An `InverseUnmixer`.
 
     Raises:
-        ValueError: fewer than two endmembers, groups of another number of them, an unknown encoder, nothing to train,
-            or a training that met a loss that is not finite (its checkpoint is deleted).
+        ValueError: fewer than two endmembers or fewer than a mixture shall have, groups that fit neither endmembers nor
+            examples, an unknown encoder, nothing to train, or a training that met a loss that is not finite (its
+            checkpoint is deleted).
     """
     if encoder not in ENCODERS:
         raise ValueError(f"an encoder is one of {', '.join(ENCODERS)}, got {encoder!r}")
@@ -250,9 +254,11 @@ def learn_inverse(
         raise ValueError(f"networks, steps and batch must be positive, got {networks}, {steps} and {batch}")
     if endmembers.count < 2:
         raise ValueError(f"at least two endmembers are to be told apart, got {endmembers.count}")
-    if groups is not None and np.shape(groups)[0] != endmembers.count:
-        raise ValueError(f"groups have {np.shape(groups)[0]} endmembers, there are {endmembers.count}")
     examples = VariedExamples(endmembers, recipe) if examples is None else examples
+    told = eqx.filter_eval_shape(lambda key: examples(key, 2), key).abundances.shape[1]
+    wanted, own = (endmembers.count, told), (endmembers.count,) * 2 if groups is None else np.shape(groups)
+    if own != wanted:
+        raise ValueError(f"examples tell of {told} materials, so that groups are of shape {wanted}, got {own}")
     drawing, training, testing = jax.random.split(key, 3)
     usual = np.asarray(_spectra(examples, drawing))
     features = Whiten.of(usual, np.ones(usual.shape[1]))
@@ -283,10 +289,15 @@ def learn_inverse(
     away = features.novelty(_spectra(examples, testing))
     limits = jnp.asarray([jnp.quantile(one, 1 - RARE / 2) for one in away])
     limits = limits.at[1].set(jnp.where(features.basis.shape[0] < features.basis.shape[1], limits[1], jnp.inf))
-    return InverseUnmixer(endmembers, trained.networks, trained.states, features, limits, encoder)
+    networks_ = trained.networks
+    if not reconstruction:
+        still = jax.tree.map(jnp.zeros_like, networks_.moves)
+        networks_ = eqx.tree_at(lambda network: network.moves, networks_, still)
+    return InverseUnmixer(endmembers, networks_, trained.states, features, limits, encoder)
 
 
 @eqx.filter_jit
 def _spectra(examples: Examples, key: Array) -> Array:
-    """Enough mixtures to tell what is usual."""
-    return examples(key, DRAWS).spectra
+    """Enough mixtures to tell what is usual, of many batches: those of one share what was rendered for it."""
+    drawn = jax.lax.map(lambda own: examples(own, AT_ONCE).spectra, jax.random.split(key, DRAWS // AT_ONCE))
+    return drawn.reshape(DRAWS, -1)

@@ -1,11 +1,12 @@
 """Files of inverse networks: arrays and a description; loading one runs nothing of it.
 
 The endmembers and how they vary are code and are not in the file: whoever loads it says what they are, and is refused
-where they are not those of the training.
+where spectra, noise, baseline, bands or the widths of the box are not those of the training.
 """
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def load_inverse(path: str | Path, endmembers: PreparedSynthesis) -> InverseUnmi
             arrays = {name: held[name] for name in held.files if name != "about"}
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of inverse networks of the format {FORMAT!r}")
@@ -80,7 +81,7 @@ def load_inverse(path: str | Path, endmembers: PreparedSynthesis) -> InverseUnmi
         return _rebuilt(about, arrays, endmembers)
     except _Other as error:
         raise ValueError(f"{path} is of other endmembers: {error}; train again") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
@@ -127,9 +128,15 @@ def _rebuilt(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray], endmemb
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             raise ValueError(f"part {i} of the networks is not numbers")
         found = arrays[f"leaf{i}"]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
-            raise ValueError(f"array {i} of the networks has shape {found.shape}, {leaf.shape} is wanted")
+        if found.shape != leaf.shape or found.dtype.kind != np.dtype(leaf.dtype).kind:
+            raise ValueError(
+                f"array {i} of the networks is {found.dtype} {found.shape}, {leaf.dtype} {leaf.shape} is wanted"
+            )
+        if not np.isfinite(found).all():
+            raise ValueError(f"array {i} of the networks is not finite")
         leaves.append(jnp.asarray(found))
     networks, states = jax.tree.unflatten(tree, leaves)
     limits = jnp.asarray(arrays["limits"])
+    if limits.shape != (2,):
+        raise ValueError(f"limits are two, got shape {limits.shape}")
     return InverseUnmixer(endmembers, networks, states, features, limits, str(about["encoder"]))

@@ -135,7 +135,7 @@ def train(
         ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given.
     """
     data, scale = _data(pixels, schedule, windows)
-    dtype = jax.tree.leaves(data)[0].dtype
+    dtype = _dtype(data)
     if starts is not None:
         starts = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), starts)
         if any(len(leaf) != len(keys) for leaf in jax.tree.leaves(starts)):
@@ -192,11 +192,16 @@ def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tu
     return jnp.asarray((values / scale).astype(jax.dtypes.canonicalize_dtype(kind))), scale
 
 
+def _dtype(data: Any) -> Any:
+    """Of the first array that is not of whole numbers."""
+    return jax.tree.leaves(eqx.filter(data, eqx.is_inexact_array))[0].dtype
+
+
 def _begin(build: Any, data: Any, schedule: Schedule, keys: Any, starts: Any) -> tuple[Any, Any]:
     """What of the networks does not change, and the carry of the loop with a seed axis."""
     first = jax.tree.map(lambda leaf: leaf[0], starts)
     static = eqx.filter_eval_shape(lambda key: eqx.partition(build(key, first), eqx.is_inexact_array)[1], keys[0])
-    return static, _initial(build, schedule, jax.tree.leaves(data)[0].dtype, keys, starts)
+    return static, _initial(build, schedule, _dtype(data), keys, starts)
 
 
 @eqx.filter_jit

@@ -55,7 +55,7 @@ class Varied(eqx.Module):
 
     Attributes:
         spectra: as the solvers see them, whitened and without baseline, with noise.
-        clean: without it, in the basis of the endmembers.
+        clean: without it where they are rendered, in the basis of the endmembers.
         abundances: of each endmember, or of each class of them.
     """
 

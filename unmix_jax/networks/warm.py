@@ -52,9 +52,9 @@ def warm_synthesis(
         tol: as for `map_synthesis`.
 
     Returns:
-        A `Solution`. Its gap is that of the abundances given the rendered endmembers, its covariance that of
-        `map_synthesis`; both are NaN where the networks' abundances were kept. ``converged``: the gap holds, where
-        there is one, and the spectrum is not unlike all training. ``fitted`` is a `Warm`.
+        A `Solution`. Its gap is that of the abundances given the rendered endmembers that the guess leaves, its
+        covariance that of `map_synthesis`; both are NaN where the networks' abundances were kept. ``converged``: the
+        gap holds, where there is one, and the spectrum is not unlike all training. ``fitted`` is a `Warm`.
 
     Raises:
         ValueError: a spectrum of another number of bands than the networks were trained on, no endmember that may move,

@@ -71,8 +71,8 @@ def map_synthesis(
         tol: two steps in turn that lower the objective by less than this share of it are the last.
         start: displacements to begin from, abundances are then the best for them; the default is `marginal` and what
             it expects.
-        guess: abundances to begin from in the place of `marginal`; the fit is then among the `members` greatest alone.
-            A good one is worth more than its time: endmembers that are not there cannot take what noise leaves.
+        guess: abundances to begin from in the place of `marginal`; the fit is then among the `members` greatest alone,
+            and so is its certificate.
         displacement: keep the displacements that were found: [endmember, parameter] for each pixel is much.
 
     Returns:
@@ -109,11 +109,11 @@ def map_synthesis(
     def fit(prepared: PreparedSynthesis, z: Array, first: Array, *given: Array) -> Any:
         if guess is None:
             return fit_all(prepared, z, first, *given)
-        greatest, chosen = jax.lax.top_k(first, kept)
+        greatest, chosen = jax.lax.top_k(jnp.maximum(first, 0.0), kept)
         total = jnp.sum(greatest)
         greatest = jnp.where(total > 0, greatest / jnp.where(total > 0, total, 1.0), 1 / kept)
         final, gap, summary, error, left, covariance = fit_all(prepared.select(chosen), z, greatest)
-        final = jnp.zeros_like(first).at[chosen].set(final)
+        final = jnp.where(jnp.isfinite(jnp.sum(first)), jnp.zeros_like(first).at[chosen].set(final), jnp.nan)
         if displacement:
             summary["u"] = jnp.zeros_like(prepared.prior).at[chosen].set(summary["u"])
         spread = jnp.zeros((first.size, first.size), covariance.dtype).at[chosen[:, None], chosen].set(covariance)
@@ -140,6 +140,8 @@ def map_synthesis(
 
     size = CHUNK.get(jax.default_backend(), OTHER_CHUNK)
     abundances, gap, state, error, left, covariance = in_chunks(fit, endmembers, own, size=size)
+    if guess is not None:  # the fit is right for fixed endmembers too, and those of FCLS are not restricted
+        endmembers = eqx.tree_at(lambda e: e.varies, endmembers, jnp.asarray(True))
     abundances = jnp.where(endmembers.varies, abundances, seen.start.abundances)
     fitted = {
         "objective": state["objective"],
