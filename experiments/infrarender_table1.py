@@ -2,7 +2,8 @@
 
     python experiments/infrarender_table1.py
 
-TIMES
+About an hour on one core, to which it binds itself; it resumes. The committed record is that of
+`--data feely gulfport_synthetic`: Gulfport itself is still to be run.
 
 - `<method>_feely`: 90 rocks, mean of the summed squared error over 17 mineral classes, with the blackbody in the
   denominator as the authors have it; `_norm` without it; `_first45`, `_last45`, `_median`, `_without66` (a sample whose
@@ -10,7 +11,8 @@ TIMES
 - `<method>_gulfport`: labelled pixels of the right half of the 90 × 90 crop, learned from those of the left half, five
   classes; `_gulfport_balanced`: mean over the classes; `_gulfport_synthetic`: mixtures of one to three of the pixels.
 - `<method>_ms_per_spectrum`: CPU time in inference, without compilation, on the rocks (`cnn3d`: on Gulfport).
-- `..._train_cpu_s`: of one training; `..._flagged`: share of the spectra that a network calls unlike its training.
+- `..._train_cpu_s`: of one training; `..._flagged`: share of the rocks that a network calls unlike its training;
+  `..._converged` on Gulfport: share of the spectra that it does not, or where a certificate holds.
 
 Methods: `fcls`, `ncm`, `bcm`, `cnn1d`, `cnn1d_modified`, `cnn3d` (Gulfport only), `synthesis` (`map_synthesis`),
 `inverse_rendering`; beside them `inverse_published` (the authors' architecture), `warm` (inverse rendering, then
@@ -26,7 +28,16 @@ mixtures and another split: only the order of the methods can be compared.
 Wanted: inverse rendering on Feely at most 0.170 (aim 0.120); on Gulfport synthetic better than every other method, or
 the reason; a training within 45 minutes (aim 15).
 
-EXPECTED
+Expected on Feely, all 90: 0.108 FCLS, 0.106 NCM, 0.110 BCM, 0.112 CNN-1D, 0.116 modified, 0.096 synthesis, 0.096 ±
+0.001 inverse rendering (65 CPU s of training, 1.1 ms a spectrum; with the authors' architecture and half of the steps
+0.113), 0.091 marginal: the aim is met, and networks that learn from such mixtures are not worse than solvers, as they
+are in the paper. On Gulfport synthetic: 0.333, 0.365, 0.365, 0.237, 0.274, 0.376 and 0.259 ± 0.004; with the authors'
+architecture 0.229, the best of all. Deep dense layers learn two thousand labelled pixels by heart: after a quarter of
+the steps they have 0.223, which is hindsight; steps are still to be chosen on blocks of the left half that are kept
+back. (In that record features came from eight renderings, and the reconstruction was of labelled spectra alone.)
+
+CNNs on Feely are trained with the squared error and a further layer, as heads of `learn_inverse`; on Gulfport by the
+losses that their authors have.
 """
 
 from dataclasses import dataclass
