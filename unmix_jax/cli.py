@@ -40,7 +40,7 @@ Method = Annotated[str, tyro.conf.arg(metavar="METHOD|CHECKPOINT")]
 Recipe = Literal[
     "ppnm", "linear", "fan", "gbm", "mlm", "mixed", "power", "powders", "kubelka_munk", "shkuratov", "hapke"
 ]
-Encoder = Literal["dense", "cnn1d", "cnn1d_modified"]
+Encoder = Literal["dense", "deep", "cnn1d", "cnn1d_modified", "infrarender"]
 
 
 def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
