@@ -22,7 +22,7 @@ from unmix_jax.linalg import matmul
 from unmix_jax.networks.encoders import ENCODERS
 from unmix_jax.networks.layers import Layer, Sequential, Softmax, SumToOne
 from unmix_jax.networks.mixtures import Drawn, MixtureExamples, MixtureRecipe
-from unmix_jax.networks.training import Schedule, train
+from unmix_jax.networks.training import Schedule, Trained, train
 from unmix_jax.types import Solution
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Whiten",
     "learn_abundances",
     "optimiser",
+    "refuse_failed",
 ]
 
 BINS = 256  # most bands that a network sees; neighbours are averaged above that
@@ -97,6 +98,11 @@ class Whiten(Layer):
         left = away.shape[-1] - within.shape[-1]
         outside = jnp.sum(away**2, -1) - jnp.sum(within**2, -1)
         return jnp.mean(within**2 / self.powers, -1), jnp.maximum(outside, 0) / max(left, 1)
+
+    def limits(self, spectra: Float[Array, "pixel band"]) -> Float[Array, " two"]:
+        """What the two novelties of one training mixture in a thousand exceed; infinite where no band is left over."""
+        limits = jnp.asarray([jnp.quantile(one, 1 - RARE / 2) for one in self.novelty(spectra)])
+        return limits.at[1].set(jnp.where(self.basis.shape[0] < self.basis.shape[1], limits[1], jnp.inf))
 
     def unexplained(self, spectra: Float[Array, "*pixel band"]) -> Float[Array, "*pixel"]:
         """Root mean square of what is outside of all directions, in the unit of the spectra."""
@@ -296,15 +302,8 @@ def learn_abundances(
         keys=jax.random.split(training, networks), checkpoint=checkpoint,
         progress=None if progress is None else lambda done, all_: progress(done * STEPS, all_ * STEPS),
     )  # fmt: skip
-    if (np.asarray(trained.stopped) >= 0).any():
-        if checkpoint is not None:
-            Path(checkpoint).unlink(missing_ok=True)  # or each later call would begin where this one failed
-        raise ValueError(
-            f"the loss was not finite after {int(np.max(trained.stopped))} steps: a lower rate than {rate:g} may help"
-        )
-    away = features.novelty(_spectra(examples, testing))
-    limits = jnp.asarray([jnp.quantile(one, 1 - RARE / 2) for one in away])
-    limits = limits.at[1].set(jnp.where(features.basis.shape[0] < features.basis.shape[1], limits[1], jnp.inf))
+    refuse_failed(trained, rate, checkpoint)
+    limits = features.limits(_spectra(examples, testing))
     bands = None if good is None else jnp.asarray(good, jnp.int32)
     return AbundanceUnmixer(trained.networks, trained.states, features, limits, group, bands)
 
@@ -313,6 +312,20 @@ def learn_abundances(
 def _spectra(examples: MixtureExamples, key: Array) -> Array:
     """Enough mixtures to tell what is usual."""
     return examples(key, DRAWS).spectra
+
+
+def refuse_failed(trained: Trained, rate: float, checkpoint: str | Path | None) -> None:
+    """Delete the state of a training that met a loss that is not finite, or each later call would begin there.
+
+    Raises:
+        ValueError: it did.
+    """
+    if (np.asarray(trained.stopped) >= 0).any():
+        if checkpoint is not None:
+            Path(checkpoint).unlink(missing_ok=True)
+        raise ValueError(
+            f"the loss was not finite after {int(np.max(trained.stopped))} steps: a lower rate than {rate:g} may help"
+        )
 
 
 @functools.lru_cache(maxsize=32)

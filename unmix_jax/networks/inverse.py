@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.linalg import matmul, squared_norm
-from unmix_jax.networks.abundance import RARE, Whiten, optimiser
+from unmix_jax.networks.abundance import Whiten, optimiser, refuse_failed
 from unmix_jax.networks.encoders import ENCODERS
 from unmix_jax.networks.layers import Dense, Sequential, Softmax
 from unmix_jax.networks.recipes import dense
@@ -280,15 +280,8 @@ def learn_inverse(
         keys=jax.random.split(training, networks), checkpoint=checkpoint,
         progress=None if progress is None else lambda done, all_: progress(done * STEPS, all_ * STEPS),
     )  # fmt: skip
-    if (np.asarray(trained.stopped) >= 0).any():
-        if checkpoint is not None:
-            Path(checkpoint).unlink(missing_ok=True)  # or each later call would begin where this one failed
-        raise ValueError(
-            f"the loss was not finite after {int(np.max(trained.stopped))} steps: a lower rate than {rate:g} may help"
-        )
-    away = features.novelty(_spectra(examples, testing))
-    limits = jnp.asarray([jnp.quantile(one, 1 - RARE / 2) for one in away])
-    limits = limits.at[1].set(jnp.where(features.basis.shape[0] < features.basis.shape[1], limits[1], jnp.inf))
+    refuse_failed(trained, rate, checkpoint)
+    limits = features.limits(_spectra(examples, testing))
     networks_ = trained.networks
     if not reconstruction:
         still = jax.tree.map(jnp.zeros_like, networks_.moves)
