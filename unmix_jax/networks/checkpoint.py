@@ -7,6 +7,7 @@ sensor and libraries that have changed.
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from unmix_jax.networks.encoders import ENCODERS
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.writers import library_names
 
-__all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "read_file", "save_checkpoint", "write_file"]
 
 FORMAT = 1
 ROUNDING = 1e-5  # of the greatest value of a library
@@ -150,11 +151,33 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         held["centers"] = np.asarray(library.axis.centers)
         if library.axis.fwhm is not None:
             held["fwhm"] = np.asarray(library.axis.fwhm)
+    return write_file(path, about, held)
+
+
+def write_file(path: Path, about: Mapping[str, Any], arrays: Mapping[str, Any]) -> Path:
+    """An .npz of arrays and a description in JSON; the whole file or none."""
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
-        np.savez(file, about=json.dumps(about), **held)
+        np.savez(file, about=json.dumps(about), **arrays)
     beside.replace(path)
     return path
+
+
+def read_file(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """The description and the arrays; nothing in the file is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or one that is damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
+            about = json.loads(str(held["about"]))
+            return about, {name: held[name] for name in held.files if name != "about"}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -165,14 +188,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: not a checkpoint, one of another version of the format, or one that is damaged.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            about = json.loads(str(held["about"]))
-            arrays = {name: held[name] for name in held.files if name != "about"}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    about, arrays = read_file(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT}, which this version reads")
     try:

@@ -4,9 +4,6 @@ The endmembers and how they vary are code and are not in the file: whoever loads
 where spectra, noise, baseline, bands or the widths of the box are not those of the training.
 """
 
-import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unmix_jax.networks.abundance import Whiten
+from unmix_jax.networks.checkpoint import read_file, write_file
 from unmix_jax.networks.inverse import InverseUnmixer, builder
 from unmix_jax.solvers.synthesis_basis import PreparedSynthesis
 from unmix_jax.solvers.tables import whiten_and_detrend
@@ -44,11 +42,7 @@ def save_inverse(path: str | Path, unmixer: InverseUnmixer) -> Path:
     held: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
     held |= {f"features_{name}": np.asarray(getattr(unmixer.features, name)) for name in Whiten.__dataclass_fields__}
     held |= {"limits": np.asarray(unmixer.limits)} | _known(unmixer.endmembers)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        np.savez(file, about=json.dumps(about), **held)
-    beside.replace(path)
-    return path
+    return write_file(path, about, held)
 
 
 def load_inverse(path: str | Path, endmembers: PreparedSynthesis) -> InverseUnmixer:
@@ -66,14 +60,7 @@ def load_inverse(path: str | Path, endmembers: PreparedSynthesis) -> InverseUnmi
         ValueError: no such checkpoint, one that is damaged, or one of other endmembers.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            about = json.loads(str(held["about"]))
-            arrays = {name: held[name] for name in held.files if name != "about"}
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is damaged: {error}") from error
+    about, arrays = read_file(path)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of inverse networks of the format {FORMAT!r}")
     try:
