@@ -37,6 +37,7 @@ __all__ = [
     "centroids",
     "fitted_centroids",
     "gulfport",
+    "kept_back",
     "normalised",
     "synthetic",
 ]
@@ -44,6 +45,7 @@ __all__ = [
 GAIN, OFFSET = 1.224, 0.100  # cube = gain × reflectance + offset
 HALVES, BLOCKS = (90, 45), (30, 30)  # rows and columns of a block
 FEWEST = 30  # labelled pixels of a class in each part
+WIDTH = 90  # pixels in a row of the scene
 WINDOW = 3  # rows and columns around a pixel
 
 
@@ -119,6 +121,13 @@ def gulfport(block: tuple[int, int] = HALVES) -> Gulfport:
 
     names = tuple(scene.label_names[i] for i in kept)
     return Gulfport(image, np.asarray(scene.axis.centers), names, part(~odd), part(odd))
+
+
+def kept_back(part: Part, rows: int = 15) -> tuple[Part, Part]:
+    """A part of the scene in two, by stripes of so many rows: to choose by, without the other part of the scene."""
+    middle = WINDOW // 2
+    odd = part.around[:, middle, middle] // WIDTH // rows % 2 == 1
+    return Part(*(of[~odd] for of in part)), Part(*(of[odd] for of in part))
 
 
 def _around(place: np.ndarray, size: int) -> np.ndarray:

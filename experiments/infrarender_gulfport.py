@@ -5,18 +5,21 @@ BCM the statistics of its labelled pixels. Synthesis has the centroids as the di
 and with a noise of greatest likelihood for pixels of the left half, no label being looked at. CNNs learn from labelled
 pixels of the left half, or mixtures of these. So does inverse rendering, from the same draws: its networks say how much
 of each rendered centroid is there, which add up to the classes that the labels tell, and how it was moved.
+
+How long networks are trained, and the encoder of inverse rendering, are chosen on stripes of the left half that are
+kept back meanwhile (K-means and the box have seen their spectra, and the right half chooses nothing).
 """
 
 import dataclasses
 import itertools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gulfport import Draws, centroids, fitted_centroids, gulfport, normalised, synthetic
+from gulfport import Draws, centroids, fitted_centroids, gulfport, kept_back, normalised, synthetic
 from gulfport_networks import learn, predict
 from jaxtyping import Array, Float, Key
 
@@ -34,7 +37,14 @@ from unmix_jax.solvers.tables import whiten_and_detrend
 GRID = ((0.003, 0.01, 0.03), (0.05, 0.15, 0.4), (0.003, 0.01, 0.03))  # frequencies; strengths and dampings; noise
 SOME = 300  # pixels that choose
 RANK = 40
-CNNS = {"cnn1d": (0.75, 128, 2e-3), "cnn1d_modified": (0.75, 128, 2e-3), "cnn3d": (0.3, 64, 1e-3)}  # steps, batch, rate
+CNNS = {"cnn1d": (128, 2e-3), "cnn1d_modified": (128, 2e-3), "cnn3d": (64, 1e-3)}  # batch, first rate
+CHOICES = {  # share of the steps; the encoder before it
+    "cnn1d": ((0.1,), (0.25,), (0.75,)),
+    "cnn1d_modified": ((0.1,), (0.25,), (0.75,)),
+    "cnn3d": ((0.1,), (0.3,)),
+    "inverse_rendering": (("deep", 0.1), ("deep", 0.25), ("deep", 1.0), ("infrarender", 0.25), ("infrarender", 1.0)),
+    "inverse_published": (("infrarender", 1.0),),
+}
 MOST = {"gulfport": 1, "gulfport_synthetic": 3}  # classes in a mixture
 
 
@@ -67,6 +77,14 @@ class Labelled(eqx.Module):
         seen = whiten_and_detrend(problem.library, emissivity)
         known = Varied(seen, problem.reduce(emissivity), found.abundances)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), known, made)
+
+
+class Testing(NamedTuple):
+    """What networks are scored on: windows of the image where there are any, reflectance, and classes."""
+
+    windows: Any
+    spectra: np.ndarray
+    truth: np.ndarray
 
 
 def problem_of(scene: Any, fitted: Any, frequency: float, shape: float, noise: float) -> PreparedSynthesis:
@@ -116,29 +134,34 @@ def gulfport_metrics(
         "synthesis": (eqx.Partial(map_synthesis, endmembers=problem), emissivity, groups),
     }
     found = {name: [pieces.get(f"{data} {name}", lambda of=of: scored(of, truth, data))] for name, of in known.items()}
-    windows = "cnn3d" if data == "gulfport" else ""
-    for name in [*(n for n in networks if n in CNNS), *([windows] if windows else [])]:
-        found[name] = pieces.get(
-            f"{data} {name}", lambda n=name: convolutional(scene, n, data, spectra, truth, seeds, steps)
-        )
-    for name in (n for n in networks if n.startswith("inverse")):
-
-        def one(seed: int, name: str = name) -> dict[str, float]:
-            began = time.process_time()
-            draws = Draws.of(scene, scene.train, MOST[data])
-            rendered = VariedExamples(problem, VariedRecipe(tuple(range(1, 2 * MOST[data] + 1))))
-            unmixer = learn_inverse(
-                jax.random.key(seed), problem, examples=Labelled(draws, rendered, jnp.asarray(groups, jnp.float32)),
-                groups=groups, steps=steps, batch=batch, rate=2e-3,
-                encoder="infrarender" if name == "inverse_published" else "deep",
-            )  # fmt: skip
-            spent = time.process_time() - began
-            return scored((unmixer, emissivity, groups), truth, data) | {"train_cpu_s": spent}
-
-        count = seeds if name == "inverse_rendering" else 1
-        found[name] = [pieces.get(f"{data} {name} {seed}", lambda s=seed: one(s)) for seed in range(count)]
+    testing = Testing(scene.image[scene.test.around], spectra, truth)
+    left, back = kept_back(scene.train)
+    drawn = Draws.of(scene, back, MOST[data])(jax.random.key(2), SOME * 4)
+    holding = Testing(None, np.asarray(drawn.spectra), np.asarray(drawn.abundances, np.float64))
+    if data == "gulfport":
+        whole = np.eye(len(scene.names))[back.classes]
+        holding = Testing(scene.image[back.around], back.spectra, whole)
     metrics = {f"{data}_box_{name}": value for name, value in setting.items()} if data == "gulfport" else {}
     metrics["gulfport_centroid_mse"] = float(np.mean(fitted.mse))
+    for name in [*networks, *(["cnn3d"] if data == "gulfport" else [])]:
+
+        def trained(part: Any, testing: Testing, choice: tuple[Any, ...], seed: int, name: str = name) -> Any:
+            if name in CNNS:
+                return convolutional(scene, part, name, data, testing, seed, max(1, int(choice[-1] * steps)))
+            return inverse(scene, part, problem, groups, data, testing, seed, choice, steps, batch)
+
+        held = {
+            choice: pieces.get(f"{data} {name} held {choice}", lambda c=choice: trained(left, holding, c, 0)["mse"])
+            for choice in CHOICES[name]
+        }
+        best = min(held, key=held.__getitem__)
+        found[name] = [
+            pieces.get(f"{data} {name} {seed}", lambda s=seed, b=best: trained(scene.train, testing, b, s))
+            for seed in range(1 if name == "inverse_published" else seeds)
+        ]
+        for choice, error in held.items():
+            metrics["_".join([name, data, "held", *(f"{value}" for value in choice)])] = error
+        metrics[f"{name}_{data}_steps"] = best[-1] * steps
     for name, runs in found.items():
         metrics[f"{name}_{data}"] = float(np.mean([run["mse"] for run in runs]))
         metrics[f"{name}_{data}_std"] = float(np.std([run["mse"] for run in runs]))
@@ -170,23 +193,37 @@ def scored(of: tuple[Any, np.ndarray, Any], truth: np.ndarray, data: str) -> dic
     return scores(classes, truth, data) | {"ms": spent, "converged": float(np.mean(solution.converged))}
 
 
-def convolutional(
-    scene: Any, name: str, data: str, spectra: np.ndarray, truth: np.ndarray, seeds: int, steps: int
-) -> list[dict[str, float]]:
-    """A CNN, trained once for each seed."""
-    share, batch, rate = CNNS[name]
-    wide = name == "cnn3d"
-    draws = Draws.of(scene, scene.train, MOST[data], windows=wide)
-    seen = scene.image[scene.test.around] if wide else spectra
+def inverse(
+    scene: Any, part: Any, problem: Any, groups: np.ndarray, data: str, testing: Testing, seed: int,
+    choice: tuple[Any, ...], steps: int, batch: int,
+) -> dict[str, float]:  # fmt: skip
+    """Inverse rendering, trained once on a part of the scene."""
+    encoder, share = choice
     began = time.process_time()
-    keys = jax.random.split(jax.random.key(0), seeds)
-    trained = learn(name, draws, keys, steps=max(1, int(share * steps)), batch=batch, rate=rate)
-    spent = (time.process_time() - began) / seeds
-    found = []
-    for seed in range(seeds):
-        abundances = predict(trained, seed, seen)
-        began = time.process_time()
-        predict(trained, seed, seen)
-        timing = {"ms": 1e3 * (time.process_time() - began) / len(seen), "train_cpu_s": spent}
-        found.append(scores(abundances, truth, data) | timing)
-    return found
+    rendered = VariedExamples(problem, VariedRecipe(tuple(range(1, 2 * MOST[data] + 1))))
+    examples = Labelled(Draws.of(scene, part, MOST[data]), rendered, jnp.asarray(groups, jnp.float32))
+    unmixer = learn_inverse(
+        jax.random.key(seed), problem, examples=examples, groups=groups, encoder=encoder,
+        steps=max(1, int(share * steps)), batch=batch, rate=2e-3,
+    )  # fmt: skip
+    spent = time.process_time() - began
+    emissivity = np.ascontiguousarray(1 - testing.spectra[:, ::-1])
+    return scored((unmixer, emissivity, groups), testing.truth, data) | {"train_cpu_s": spent}
+
+
+def convolutional(
+    scene: Any, part: Any, name: str, data: str, testing: Testing, seed: int, steps: int
+) -> dict[str, float]:
+    """A CNN, trained once on a part of the scene."""
+    batch, rate = CNNS[name]
+    wide = name == "cnn3d"
+    draws = Draws.of(scene, part, MOST[data], windows=wide)
+    began = time.process_time()
+    trained = learn(name, draws, jax.random.key(seed)[None], steps=steps, batch=batch, rate=rate)
+    spent = time.process_time() - began
+    seen = testing.windows if wide else testing.spectra
+    abundances = predict(trained, 0, seen)
+    began = time.process_time()
+    predict(trained, 0, seen)
+    timing = {"ms": 1e3 * (time.process_time() - began) / len(seen), "train_cpu_s": spent}
+    return scores(abundances, testing.truth, data) | timing

@@ -12,6 +12,8 @@ solves twice, and keeps the more probable of the two. Mean over trainings of oth
 - `warm_rmse_share`: over that of synthesis; `warm_time_share`: CPU time over that of synthesis, in one run;
 - `<method>_per_s`: spectra per CPU second; `kept_network`: share of the spectra where the network's abundances stay;
 - `warm_<members>_<steps>_rmse_share`, `_time_share`: of other numbers of endmembers and of linearisations;
+- `guess_marginal_...`: no network; `map_synthesis` begins at what `marginal` has, with as few endmembers and steps;
+- `untold_...`: one network that was trained on mixtures of 1 to 8 endmembers, not of 3 to 5;
 - `flagged_<world>`: share of spectra called unlike the training: `alike` none should be; `extra` (each endmember with a
   feature of up to five per cent that the model lacks), `scaled` (contrast by up to 20 %), `noisy` (tenfold noise),
   `reversed` (bands in reverse order);
@@ -52,6 +54,7 @@ from unmix_jax.solvers.least_squares import fcls, prepare
 from unmix_jax.solvers.synthesis import map_synthesis, marginal, posterior, prepare_synthesis
 
 MATERIALS = (3, 4, 5)
+UNTOLD = tuple(range(1, 9))
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,17 @@ def flagged(unmixer: InverseUnmixer, scene: dict[str, np.ndarray], generator: An
     return {f"flagged_{name}": float(np.mean(values > 1)) for name, values in novelty.items()}
 
 
-def one(number: int, problem: Any, scene: dict[str, np.ndarray], generator: Any, config: Config, pieces: Any) -> Any:
+def one(
+    number: int, problem: Any, scene: dict[str, np.ndarray], generator: Any, config: Config, pieces: Any,
+    materials: tuple[int, ...] = MATERIALS,
+) -> dict[str, float]:  # fmt: skip
     """A training, and how its network and what begins there are scored."""
     began = time.process_time()
     unmixer = learn_inverse(
         jax.random.key(config.training_seed + number), problem,
-        recipe=VariedRecipe(MATERIALS, variants=config.variants),
+        recipe=VariedRecipe(materials, variants=config.variants),
         steps=config.steps, batch=config.batch, reconstruction=config.reconstruction,
-        checkpoint=pieces.beside(f"training{number}.npz"),
+        checkpoint=pieces.beside(f"training{number}-{len(materials)}.npz"),
     )  # fmt: skip
     spent = time.process_time() - began
     truth, pixels = scene["abundances"], scene["spectra"]
@@ -128,6 +134,12 @@ def one(number: int, problem: Any, scene: dict[str, np.ndarray], generator: Any,
     return found | flagged(unmixer, scene, generator, config)
 
 
+def guessed(pixel: Any, endmembers: Any, members: int, max_steps: int) -> Any:
+    """Synthesis that begins without a network."""
+    guess = marginal(pixel, endmembers).abundances
+    return map_synthesis(pixel, endmembers, guess=guess, members=members, max_steps=max_steps)
+
+
 def classical(
     problem: Any, scene: dict[str, np.ndarray], library: np.ndarray, config: Config
 ) -> dict[str, dict[str, float]]:
@@ -140,7 +152,9 @@ def classical(
         "posterior": eqx.Partial(posterior, endmembers=problem),
         "synthesis": eqx.Partial(map_synthesis, endmembers=problem),
     }
+    few = {"members": config.members[0], "max_steps": config.max_steps[0]}
     solvers = {name: solvers[name] for name in config.solvers}
+    solvers["guess_marginal"] = eqx.Partial(guessed, endmembers=problem, **few)
     errors = {name: rmse(unmix(solver, pixels, tile=config.few).abundances, truth) for name, solver in solvers.items()}
     contenders = {
         name: (lambda s=solver: unmix(s, timed, tile=config.few).abundances) for name, solver in solvers.items()
@@ -172,6 +186,13 @@ def run(config: Config) -> tuple[dict[str, float], Any]:
         metrics[f"{label}_rmse_share"] = mean[f"{name}_rmse"] / metrics["synthesis_rmse"]
         metrics[f"{label}_time_share"] = mean[f"{name}_s"] / mean["synthesis_s"]
         metrics[f"{label}_per_s"] = 1 / mean[f"{name}_s"]
+    metrics["guess_marginal_rmse_share"] = metrics["guess_marginal_rmse"] / metrics["synthesis_rmse"]
+    metrics["guess_marginal_time_share"] = metrics["synthesis_per_s"] / metrics["guess_marginal_per_s"]
+    untold = pieces.get(
+        "untold", lambda: one(config.trainings, problem, scene, generator, config, pieces, materials=UNTOLD)
+    )
+    metrics |= {"untold_network_rmse": untold["network_rmse"], "untold_warm_rmse": untold[f"{chosen}_rmse"]}
+    metrics["untold_warm_rmse_share"] = untold[f"{chosen}_rmse"] / metrics["synthesis_rmse"]
     metrics |= {"kept_network": mean[f"{chosen}_kept_network"], "network_chi2": mean["network_chi2"]}
     for members in config.members:
         for steps in config.max_steps:
@@ -189,7 +210,7 @@ def draw(metrics: dict[str, float], config: Config) -> Any:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name in (*config.solvers, "network"):
+    for name in (*config.solvers, "guess_marginal", "network"):
         axes.loglog(1e3 / metrics[f"{name}_per_s"], metrics[f"{name}_rmse"], "o", label=name)
     slow = 1e3 / metrics["synthesis_per_s"]
     for members in config.members:
