@@ -323,6 +323,75 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
         save_inverse(tmp_path / "net.pkl", learned())
 
 
+def test_a_box_that_reaches_elsewhere_is_another(tmp_path):
+    """Walls at other places, as far apart."""
+    path = save_inverse(tmp_path / "net.npz", learned())
+    problem = prepared("minerals")
+    corner = lambda p: (p.generator.box.lower.damping, p.generator.box.upper.damping)  # noqa: E731
+    damping, (low, high) = problem.generator.library.damping, corner(problem)
+    other = eqx.tree_at(corner, problem, (damping, damping + high - low))
+    with pytest.raises(ValueError, match="they vary in another box"):
+        load_inverse(path, other)
+
+
+@pytest.mark.usefixtures("x64")
+def test_double_precision_is_kept_in_files(tmp_path):
+    problem = prepare_synthesis(minerals(), noise=NOISE, rank=40, samples=16)
+    unmixer = learn_inverse(jax.random.key(0), problem, recipe=RECIPE, encoder="dense", steps=50, batch=16)
+    back = load_inverse(save_inverse(tmp_path / "net.npz", unmixer), problem)
+    pixel = jnp.asarray(scene("minerals", 1)[0][0], jnp.float64)
+    for one, other in zip(jax.tree.leaves(back(pixel)), jax.tree.leaves(unmixer(pixel)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    assert back(pixel).abundances.dtype == jnp.float64
+
+
+def test_a_baseline_is_nothing_to_networks():
+    problem = prepared("minerals", baseline=1)
+    unmixer = learn_inverse(jax.random.key(1), problem, recipe=RECIPE, encoder="dense", steps=50, batch=32)
+    pixels = np.array(scene("minerals", 4)[0])
+    tilted = pixels + np.linspace(-0.05, 0.1, BANDS.size, dtype=np.float32)
+    for way in (unmixer, eqx.Partial(warm_synthesis, network=unmixer)):
+        one, other = (unmix(way, values) for values in (pixels, tilted))
+        np.testing.assert_allclose(one.abundances, other.abundances, atol=2e-3)
+
+
+def test_without_reconstruction_nothing_is_displaced():
+    unmixer = learn_inverse(jax.random.key(1), prepared("minerals"), reconstruction=0.0, **{**LEARN, "steps": 50})
+    kept = dataclasses.replace(unmixer, displacement=True)
+    found = unmix(kept, scene("minerals", 4)[0])
+    assert not np.any(found.fitted.displacement)
+    assert np.isfinite(found.residual).all()
+
+
+def test_missing_numbers_come_out_as_missing():
+    """Without the driver, which masks them before."""
+    pixel = jnp.asarray(scene("minerals", 1)[0][0]).at[3].set(jnp.nan)
+    for way in (learned(), eqx.Partial(warm_synthesis, network=learned())):
+        found = eqx.filter_jit(way)(pixel)
+        assert np.isnan(found.abundances).all()
+        assert not found.converged
+
+
+def test_the_derivative_of_a_warm_start_is_that_of_what_was_kept():
+    network, problem = learned(), prepared("minerals")
+    pixel = jnp.asarray(scene("minerals", 1)[0][0])
+    along = jnp.asarray(np.random.default_rng(3).normal(size=pixel.size), pixel.dtype)
+
+    def refined(y):
+        guess = jax.lax.stop_gradient(network(y).abundances)
+        return map_synthesis(y, problem, guess=guess, members=8, max_steps=2).abundances
+
+    @eqx.filter_jit
+    def slopes(y):
+        ways = (lambda y: warm_synthesis(y, network).abundances, refined, lambda y: network(y).abundances)
+        return [jax.jvp(way, (y,), (along,))[1] for way in ways], warm_synthesis(y, network).fitted.evidence
+
+    (warm, fit, guess), evidence = slopes(pixel)
+    np.testing.assert_allclose(warm, fit if evidence[1] >= evidence[0] else guess, rtol=1e-3, atol=1e-4)
+    assert np.abs(fit).max() > 0
+
+
 def test_a_warm_start_keeps_the_more_probable():
     """Of the networks' abundances and those of the fit that begins at them."""
     network, problem = learned(), prepared("minerals")

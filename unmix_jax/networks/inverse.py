@@ -237,7 +237,8 @@ def learn_inverse(
         rate: of the first step.
         reconstruction: weight of the rendered spectrum beside the abundances, see `InverseRendering`; zero:
             displacements are not learned and are zero.
-        checkpoint: file that keeps the state of the training; where it exists, training goes on from it.
+        checkpoint: file that keeps the state of the training; where it exists, training goes on from it. Another key,
+            recipe, encoder or number of steps is refused; the rate is not compared.
         progress: called as ``progress(steps_done, steps)``.
 
     Returns:

@@ -77,11 +77,15 @@ class _Other(Exception):
 
 
 def _known(endmembers: PreparedSynthesis) -> dict[str, np.ndarray]:
-    """What of the endmembers the networks depend on: whitened spectra at rest, and how far each displacement goes."""
-    at_rest = endmembers.generator(jnp.zeros_like(endmembers.prior))
-    white = whiten_and_detrend(endmembers.library, jnp.asarray(at_rest, endmembers.basis.dtype))
+    """What of the endmembers the networks depend on: whitened spectra at rest and at the upper walls of the box."""
+
+    def white(displacement: Any) -> np.ndarray:
+        spectra = jnp.asarray(endmembers.generator(displacement), endmembers.basis.dtype)
+        return np.asarray(whiten_and_detrend(endmembers.library, spectra))
+
+    walls = 1.0 * (endmembers.prior > 0)
     width = jnp.asarray(endmembers.generator.width) * endmembers.prior
-    return {"known_spectra": np.asarray(white), "known_width": np.asarray(width)}
+    return {"known_spectra": white(0 * walls), "known_wall": white(walls), "known_width": np.asarray(width)}
 
 
 def _same(arrays: Mapping[str, np.ndarray], endmembers: PreparedSynthesis) -> None:
@@ -91,10 +95,12 @@ def _same(arrays: Mapping[str, np.ndarray], endmembers: PreparedSynthesis) -> No
     for axis, what in ((1, "bands"), (0, "endmembers")):
         if theirs.shape[axis] != ours.shape[axis]:
             raise _Other(f"those of the training have {theirs.shape[axis]} {what}, these {ours.shape[axis]}")
-    if not np.allclose(theirs, ours, rtol=0, atol=ROUNDING * np.abs(theirs).max()):
+    rounding = ROUNDING * np.abs(theirs).max()
+    if not np.allclose(theirs, ours, rtol=0, atol=rounding):
         raise _Other("their spectra, noise or baseline differ")
-    theirs, ours = arrays["known_width"], here["known_width"]
-    if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=ROUNDING, atol=0):
+    width, own = arrays["known_width"], here["known_width"]
+    same = width.shape == own.shape and np.allclose(width, own, rtol=ROUNDING, atol=0)
+    if not same or not np.allclose(arrays["known_wall"], here["known_wall"], rtol=0, atol=rounding):
         raise _Other("they vary in another box, or with another prior")
 
 
