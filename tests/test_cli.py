@@ -321,8 +321,8 @@ def test_unmix_blind(scene, tmp_path, capsys, method, gauge, monkeypatch):
 
 def test_the_command_knows_all_blind_methods():
     assert set(BLIND) == set(METHODS)
-    assert set(get_args(cli.Recipe)) == set(MIXTURE_RECIPES)
-    assert set(get_args(cli.Encoder)) == set(ENCODERS)
+    assert set(get_args(cli.args.Recipe)) == set(MIXTURE_RECIPES)
+    assert set(get_args(cli.args.Encoder)) == set(ENCODERS)
     said = re.findall(r"\w+", cli.unmix.__doc__)
     assert {*LINEAR, *BLIND} <= set(said)
 

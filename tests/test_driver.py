@@ -9,9 +9,9 @@ import pytest
 from helpers import assert_close
 from solvers.cases import oracle, scene, solve_many
 
-from unmix_jax import Scene, Solution, driver, fcls, prepare, ucls, unmix
-from unmix_jax.driver import TILE_BYTES
+from unmix_jax import Scene, Solution, fcls, prepare, ucls, unmix
 from unmix_jax.scenes.lazy import LazyCube
+from unmix_jax.tiles import TILE_BYTES, default_tile
 
 ROWS, COLUMNS, BANDS = 7, 9, 4
 TRACES = []
@@ -316,7 +316,7 @@ def test_few_default_tiles_serve_any_number_of_pixels():
 def test_default_tiles_are_few_hold_all_and_are_full_to_an_eighth():
     full, tiles = 4096, set()
     for total in [*range(1, 3000), *range(3000, 300_000, 1009)]:
-        tile = driver._default_tile(total, 512, 4)
+        tile = default_tile(total, 512, 4)
         count = -(-total // tile)
         assert tile <= full
         assert tile % 16 == 0

@@ -123,11 +123,14 @@ def test_spy_reads_the_endmembers(run):
     assert library.metadata["wavelength units"] == "Nanometers"
 
 
-def test_no_pickle_in_the_arrays(run):
-    with np.load(run[0] / "results.npz", allow_pickle=False) as arrays:
-        assert all(arrays[key].dtype != object for key in arrays.files)
-        assert arrays["endmembers"].shape == (3, 5)
-        assert "wavelength_nm" in arrays.files
+def test_zarr_reads_the_arrays(run):
+    import zarr
+
+    group = zarr.open_group(str(run[0] / "results.zarr"), mode="r")
+    assert group["endmembers"].shape == (3, 5)
+    assert group["abundances"].shape == (4, 6, 3)
+    assert group.attrs["names"] == list(NAMES)
+    assert "wavelength_nm" in group
 
 
 def test_what_is_read_is_what_was_written(run):
@@ -179,13 +182,12 @@ def test_a_list_of_spectra(tmp_path, unit):
     assert back.record["not_unique"] == 0
 
 
-def test_fitted_trees_are_kept_without_pickles(tmp_path):
+def test_fitted_trees_are_kept_by_name(tmp_path):
     scene, library, abundances = make_scene()
     fitted = {"b": np.ones((4, 6)), "more": (np.zeros((4, 6, 2)),)}
     write_results(tmp_path, make_solution(abundances, fitted=fitted), scene, endmembers=library)
-    with np.load(tmp_path / "results.npz", allow_pickle=False) as arrays:
-        assert arrays["fitted['b']"].shape == (4, 6)
-        assert arrays["fitted['more'][0]"].shape == (4, 6, 2)
+    back = read_results(tmp_path).solution.fitted
+    assert {name: values.shape for name, values in back.items()} == {"b": (4, 6), "more.0": (4, 6, 2)}
 
 
 def test_longitude_and_latitude_are_written_beside_the_maps(tmp_path):
@@ -197,6 +199,12 @@ def test_longitude_and_latitude_are_written_beside_the_maps(tmp_path):
     image = envi.open(str(tmp_path / "location.hdr"))
     assert image.metadata["band names"] == ["longitude", "latitude"]
     np.testing.assert_array_equal(np.asarray(image.open_memmap()), np.stack([lon, lat], axis=-1))
+
+
+def test_a_part_of_a_run_is_read(run):
+    back, whole = read_results(run[0], every=2).solution, run[3]
+    np.testing.assert_array_equal(back.abundances, whole.abundances[::2, ::2])
+    np.testing.assert_array_equal(back.converged, whole.converged[::2, ::2])
 
 
 def test_the_map_without_shade(tmp_path):
@@ -225,10 +233,10 @@ def test_a_scene_that_is_masked_throughout(tmp_path):
 
 def test_another_run_is_refused_and_kept(run):
     folder, scene, library, solution = run
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match="holds another run"):
         write_results(folder, solution, scene, endmembers=library)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_overwriting_replaces_the_run_and_nothing_else(run):
@@ -259,7 +267,7 @@ def test_a_crash_leaves_no_folder_that_looks_complete(tmp_path, monkeypatch):
     def crash(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("unmix_jax.results.np.savez", crash)
+    monkeypatch.setattr("unmix_jax.results.summarise", crash)
     with pytest.raises(OSError, match="disk full"):
         write_results(tmp_path, make_solution(abundances), scene, endmembers=library)
     with pytest.raises(FileNotFoundError, match="no finished run"):

@@ -13,34 +13,15 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
+from unmix_jax import arguments as args
 from unmix_jax.help import EXAMPLES, HELP
 from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
 
 __all__ = ["main"]
-
-SceneName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SCENE")]
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RESULTS")]
-Keys = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=KEY")]
-Count = Annotated[int | Literal["auto"], tyro.conf.arg(metavar="R|auto")]
-Unit = Annotated[Literal["nm", "um", "cm-1"] | None, tyro.conf.arg(metavar="nm|um|cm-1")]
-LibraryName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="LIBRARY")]
-Window = Annotated[tuple[float, float] | None, tyro.conf.arg(name="range", metavar="LOW HIGH")]
-Numbers = Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")]
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
-Most = Annotated[int | None, tyro.conf.arg(metavar="K")]
-Library = Annotated[str | None, tyro.conf.arg(metavar="LIBRARY|R")]
-Name = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-Degree = Annotated[int | None, tyro.conf.arg(metavar="DEGREE")]
-Extract = Literal["vca", "nfindr"]
-Method = Annotated[str, tyro.conf.arg(metavar="METHOD|CHECKPOINT")]
-Recipe = Literal[
-    "ppnm", "linear", "fan", "gbm", "mlm", "mixed", "power", "powders", "kubelka_munk", "shkuratov", "hapke"
-]
-Encoder = Literal["dense", "deep", "cnn1d", "cnn1d_modified", "infrarender"]
 
 
 def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
@@ -63,7 +44,7 @@ def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool
     print(f"Open in a browser: {result.report}")
 
 
-def info(scene: SceneName, /, *, key: Keys = (), unit: Unit = None) -> None:
+def info(scene: args.SceneName, /, *, key: args.Keys = (), unit: args.Unit = None) -> None:
     """Say what is in a scene or a spectral library: size, bands, units, masks, names, values.
 
     Args:
@@ -78,16 +59,16 @@ def info(scene: SceneName, /, *, key: Keys = (), unit: Unit = None) -> None:
 
 
 def endmembers(
-    scene: SceneName,
+    scene: args.SceneName,
     /,
     *,
-    method: Extract = "vca",
-    count: Count = "auto",
+    method: args.Extract = "vca",
+    count: args.Count = "auto",
     out: Path = Path("endmembers.sli"),
     overwrite: bool = False,
     seed: int = 0,
-    key: Keys = (),
-    unit: Unit = None,
+    key: args.Keys = (),
+    unit: args.Unit = None,
 ) -> None:
     """Find the pure spectra of a scene, and how many there are by three estimators.
 
@@ -117,21 +98,21 @@ def endmembers(
 
 
 def fit(
-    library: LibraryName,
+    library: args.LibraryName,
     /,
     *,
     out: Path = Path("dispersion-fit"),
     overwrite: bool = False,
     quantity: Literal["emissivity", "reflectance"] = "emissivity",
-    window: Window = None,
-    names: Names = (),
-    axes: Numbers = (1, 2),
-    count: Most = None,
+    window: args.Window = None,
+    names: args.Names = (),
+    axes: args.Numbers = (1, 2),
+    count: args.Most = None,
     starts: int = 2,
     seed: int = 0,
     x64: bool = False,
-    key: Keys = (),
-    unit: Unit = None,
+    key: args.Keys = (),
+    unit: args.Unit = None,
 ) -> None:
     """Fit the dispersion model to mineral spectra: oscillators along one or more crystal axes.
 
@@ -172,22 +153,22 @@ def fit(
 
 
 def train(
-    library: LibraryName,
+    library: args.LibraryName,
     /,
     *,
     out: Path = Path("network.npz"),
-    sensor: Name = None,
-    names: Names = (),
-    recipe: Recipe = "ppnm",
+    sensor: args.Name = None,
+    names: args.Names = (),
+    recipe: args.Recipe = "ppnm",
     doubt: float = 0.05,
     snr: float = 40.0,
     networks: int = 3,
     steps: int = 3000,
-    encoder: Encoder = "dense",
+    encoder: args.Encoder = "dense",
     overwrite: bool = False,
     seed: int = 0,
-    key: Keys = (),
-    unit: Unit = None,
+    key: args.Keys = (),
+    unit: args.Unit = None,
 ) -> None:
     """Train networks that unmix, on mixtures of pure spectra alone: one checkpoint for a sensor.
 
@@ -225,25 +206,34 @@ def train(
 
 
 def unmix(
-    scene: SceneName,
+    scene: args.SceneName,
     /,
     *,
-    endmembers: Library = None,
-    extract: Extract = "vca",
-    count: Count = "auto",
-    method: Method = "fcls",
+    endmembers: args.Library = None,
+    extract: args.Extract = "vca",
+    count: args.Count = "auto",
+    method: args.Method = "fcls",
     seeds: int | None = None,
     gauge: Literal["projective", "fcls", "own"] | None = None,
     out: Path = Path("unmix-results"),
     overwrite: bool = False,
-    shade: Name = None,
-    baseline: Degree = None,
+    shade: args.Name = None,
+    baseline: args.Degree = None,
     seed: int = 0,
     x64: bool = False,
-    key: Keys = (),
-    unit: Unit = None,
+    maps: args.Maps = ("envi",),
+    tile: args.Pixels = None,
+    memory: args.Size = None,
+    distributed: bool = False,
+    coordinator: args.Address = None,
+    processes: args.Processes = None,
+    process: args.Processes = None,
+    key: args.Keys = (),
+    unit: args.Unit = None,
 ) -> None:
     """Unmix a scene: abundance maps, residual, certificate, endmembers and a report in one folder.
+
+    Scenes may be larger than memory. A run that was stopped goes on where it was when the command is given again.
 
     Args:
         scene: a file, or the name of a dataset
@@ -258,12 +248,19 @@ def unmix(
             nmf and cnnaeu: 5) by default
         gauge: of blind methods: endmembers divided by their greatest value and abundances by their sum (projective, the
             default), summing to one with endmembers as bright as found (fcls), as the method returns them (own)
-        out: folder for the results, absent or empty
+        out: folder for the results: absent, empty, or with an unfinished run of the same command
         overwrite: replace an earlier run in the folder
         shade: the endmember that is shade; a map without it, rescaled to the rest, is added
         baseline: degree of a polynomial over the bands, fitted freely beside the endmembers
         seed: of the random numbers of the extraction
         x64: compute in double precision
+        maps: images to write beside the Zarr group
+        tile: pixels that are computed at once; by default what fits
+        memory: that the run may take; by default four fifths of what is free
+        distributed: be one of several processes on this scene, as SLURM, Open MPI or a pod has started them
+        coordinator: address of the first process, where no such launcher says it
+        processes: how many there are
+        process: number of this one, from 0
         key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
         unit: of the wavelengths, where the file does not say it
     """
@@ -272,11 +269,15 @@ def unmix(
     import jax
 
     from unmix_jax.report import run_tiles
+    from unmix_jax.sharding import is_first, start_processes
     from unmix_jax.unmixing import unmix_scene
 
+    if distributed or coordinator is not None:
+        start_processes(coordinator, processes, process)
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():
-        results, report = unmix_scene(options, keys=_keys(key), command=_command(), say=print)
-    record = results.record
+        record = unmix_scene(options, keys=_keys(key), command=_command(), say=print)
+    if not is_first():
+        return
     shares = record["mean_abundances"] or [None] * len(record["endmembers"])
     rows = [
         [name, "-" if share is None else f"{share:.4f}"]
@@ -285,10 +286,10 @@ def unmix(
     print(f"{table(rows, ('endmember', 'mean abundance'))}\n")
     facts = [("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}"), *run_tiles(record)]
     print(table(facts))
-    print(f"\nResults: {out}\nOpen in a browser: {report}")
+    print(f"\nResults: {out}\nOpen in a browser: {out / 'report.html'}")
 
 
-def score(results: Folder, scene: SceneName, /, *, out: Path | None = None, key: Keys = ()) -> None:
+def score(results: args.Folder, scene: args.SceneName, /, *, out: Path | None = None, key: args.Keys = ()) -> None:
     """Compare results with the reference endmembers and abundances of a scene.
 
     Args:

@@ -31,7 +31,7 @@ CERTIFICATE_CAVEAT = (
 NETWORK_CAVEAT = (
     "These abundances are what networks say that have seen synthetic mixtures of the pure spectra only. They are as "
     "good as the mixing models of the training are near the truth, and lean towards equal shares where a spectrum "
-    "leaves them in doubt. A spectrum unlike all of the training is flagged: its novelty in results.npz is above 1. "
+    "leaves them in doubt. A spectrum unlike all of the training is flagged: its novelty in results.zarr is above 1. "
     "The residual is what of a spectrum no training mixture explains; there is no certificate."
 )
 EXTRACTED_CAVEAT = (
@@ -46,7 +46,7 @@ BLIND_CAVEAT = (
 GAUGE_CAVEATS = {
     "projective": "The brightness of an endmember cannot be told from the scene. For the abundances each was divided "
     "by its greatest value, and they by their sum: a shadow changes nothing, and a dark material counts as much as a "
-    "bright one. So abundances times endmembers are not the fit; fitted in results.npz holds the weights that are.",
+    "bright one. So abundances times endmembers are not the fit; fitted in results.zarr holds the weights that are.",
     "fcls": "Abundances sum to one with endmembers as bright as drawn: in a shadow there is more of what is dark.",
     "own": "The brightness of an endmember cannot be told from the scene: abundances as returned fix it by chance, and "
     "the residual of a method that minimises angles says nothing.",

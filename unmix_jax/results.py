@@ -1,17 +1,17 @@
 """Write a run to a folder, and read it back.
 
 A folder holds the maps as ENVI images (georeferenced like the scene, readable by SPy and GDAL), the
-endmembers as an ENVI spectral library, everything once more in ``results.npz`` (no pickles), and
+endmembers as an ENVI spectral library, everything once more in the Zarr group ``results.zarr``, and
 ``record.json``. The record is written last: a folder without it is not a finished run.
 """
 
 import json
-import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,33 +19,41 @@ import numpy as np
 
 from unmix_jax import __version__
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import KEYS, library_arrays, library_names, write_library, write_map
+from unmix_jax.scenes.writers import KEYS, MapFile, library_arrays, library_names, write_library, write_map
 from unmix_jax.solvers.least_squares import remove_shade
+from unmix_jax.store import Store, named, open_group, solution_of, write_json
 from unmix_jax.types import Solution
 
 __all__ = [
+    "Finisher",
     "Results",
     "check_folder",
     "environment",
     "masked_pixels",
+    "name_library",
     "read_results",
-    "write_json",
     "write_results",
 ]
 
 RECORD = "record.json"
-ARRAYS = "results.npz"
+ARRAYS = "results.zarr"
+UNFINISHED = "unfinished"
 MAPS = ("abundances", "abundances_without_shade", "residual", "gap", "location")
 OWN_FILES = (
     RECORD,
     ARRAYS,
+    UNFINISHED,
     "report.html",
     "scores.json",
     "runs.npz",
     "endmembers.sli",
     "endmembers.hdr",
-    *(f"{name}{ext}" for name in MAPS for ext in (".img", ".hdr")),
+    *(f"{name}{ext}" for name in MAPS for ext in (".img", ".hdr", ".tif")),
 )
+BLOCK_BYTES = 16 * 2**20  # of abundances, in one chunk of what is written at once
+MEDIAN_OF = 4_000_000  # gaps
+ENDS = {"envi": ".hdr", "geotiff": ".tif"}
+LOOKED_AT = ("abundances", "residual", "gap", "steps", "converged", "unique")
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def write_results(
     more: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Results:
-    """Write a solution to a folder: ENVI maps, an ENVI library, one ``.npz`` and the JSON record.
+    """Write a solution to a folder: ENVI maps, an ENVI library, one Zarr group and the JSON record.
 
     Args:
         folder: output folder, absent or empty unless ``overwrite``.
@@ -130,46 +138,128 @@ def write_results(
             f"abundances have shape {abundances.shape}, the scene's pixels and endmembers ask for "
             f"{(*scene.shape, len(endmembers))}"
         )
+    check_shade(endmembers, shade)
+    folder = erase(check_folder(folder, overwrite=overwrite))
+    arrays = {name: np.asarray(values) for name, values in named(solution).items()}
+    lead = scene.shape
+    inner = {name: jax.ShapeDtypeStruct(values.shape[len(lead) :], values.dtype) for name, values in arrays.items()}
+    store = Store(folder / ARRAYS, inner, lead, max(1, min(lead[0], BLOCK_BYTES // max(1, abundances[:1].nbytes))))
+    name_library(store.create(), endmembers)
+    for number, rows in enumerate(store.blocks):
+        store.write(number, {name: values[rows] for name, values in arrays.items()})
+    finisher = Finisher(folder, store, scene, endmembers, shade=shade)
+    return Results(solution, endmembers, finisher.finish(config=config, timings=timings, seed=seed, more=more))
+
+
+def check_shade(endmembers: SpectralLibrary, shade: str | None) -> None:
+    """Refuse a shade that no endmember is named after."""
     names = library_names(endmembers)
     if shade is not None and shade not in names:
         raise ValueError(f"no endmember is named {shade!r}; there are {', '.join(names)}")
-    folder = check_folder(folder, overwrite=overwrite)
+
+
+def erase(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:
+    """An empty folder, as far as runs go: the record goes first, so that an earlier run no longer looks complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in OWN_FILES:  # the record first: from here on, an earlier run no longer looks complete
-        (folder / name).unlink(missing_ok=True)
-    residual, gap = (np.asarray(v)[..., None] for v in (solution.residual, solution.gap))
-    maps = {
-        "abundances": (abundances, names, "Abundances, fraction"),
-        "residual": (residual, (f"RMS residual ({scene.unit})",), "RMS residual"),
-        "gap": (gap, ("optimality gap",), "Optimality gap over half the squared norm"),
-    }
-    if shade is not None:
-        index = names.index(shade)
-        rest = np.asarray(remove_shade(solution, index).abundances)
-        others = names[:index] + names[index + 1 :]
-        maps["abundances_without_shade"] = (rest, others, "Abundances without shade, fraction")
-    for file, (values, layers, description) in maps.items():
-        write_map(folder / f"{file}.hdr", values, layers, scene, description=description)
-    _write_location(folder, scene)
-    write_library(folder / "endmembers.sli", endmembers)
-    np.savez(folder / ARRAYS, **_arrays(solution, endmembers))
-    record = {
-        **summarise(solution, scene, endmembers),
-        "config": dict(config or {}),
-        "seed": seed,
-        "timings_s": dict(timings or {}),
-        "environment": environment(),
-        **(more or {}),
-    }
-    record = write_json(folder / RECORD, record)
-    return Results(solution, endmembers, record)
+    for name in (name for name in OWN_FILES if name not in keep):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return folder
 
 
-def read_results(folder: str | Path) -> Results:
+def name_library(group: Any, endmembers: SpectralLibrary) -> None:
+    """Keep the spectra that are mixed in the group of a run."""
+    arrays = library_arrays(endmembers)
+    group.attrs["names"] = [str(name) for name in arrays.pop("names")]
+    for name, values in arrays.items():
+        group.create_array(name, data=np.asarray(values))
+
+
+class Finisher:
+    """Maps, library and record of a run, from blocks that come in any order."""
+
+    def __init__(
+        self, folder: Path, store: Store, scene: Scene, endmembers: SpectralLibrary, *, shade: str | None = None,
+        maps: Iterable[str] = ("envi",),
+    ) -> None:  # fmt: skip
+        """Begin the maps.
+
+        Args:
+            folder: of the run.
+            store: its arrays.
+            scene: what was unmixed.
+            endmembers: the spectra that were mixed.
+            shade: as in `write_results`.
+            maps: ``envi``, ``geotiff`` or both.
+        """
+        self.folder, self.store, self.scene, self.endmembers = folder, store, scene, endmembers
+        names = library_names(endmembers)
+        self._shade = None if shade is None else names.index(shade)
+        layers = {
+            "abundances": (names, "Abundances, fraction"),
+            "residual": ((f"RMS residual ({scene.unit})",), "RMS residual"),
+            "gap": (("optimality gap",), "Optimality gap over half the squared norm"),
+        }
+        if shade is not None:
+            others = tuple(name for name in names if name != shade)
+            layers["abundances_without_shade"] = others, "Abundances without shade, fraction"
+        self._tallies: dict[int, Tally] = {}
+        self._files = [
+            (name, MapFile(folder / f"{name}{ENDS[kind]}", of, scene, description=about))
+            for kind in maps
+            for name, (of, about) in layers.items()
+        ]
+        self._every = -(-int(np.prod(scene.shape)) // MEDIAN_OF)
+
+    def add(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """A block."""
+        self._tallies[number] = Tally.of(
+            solution_of({name: arrays[name] for name in LOOKED_AT if name in arrays}), self._every
+        )
+        values = {name: arrays[name] for name in ("abundances", "residual", "gap")}
+        if self._shade is not None:
+            rest = remove_shade(solution_of(dict(arrays)), self._shade)
+            values["abundances_without_shade"] = np.asarray(rest.abundances)
+        for name, file in self._files:
+            file.write(self.store.blocks[number].start, values[name])
+
+    def close(self) -> None:
+        """Write nothing more to the maps."""
+        for _, file in self._files:
+            file.__exit__()
+
+    def finish(
+        self, *, config: Mapping[str, Any] | None = None, timings: Mapping[str, float] | None = None,
+        seed: int | None = None, more: Any = None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The record, written last; blocks that did not come are read. ``more`` may be a function of what is known."""
+        for number in range(len(self.store.blocks)):
+            if number not in self._tallies:
+                self.add(number, self.store.read(number, LOOKED_AT))
+        self.close()
+        _write_location(self.folder, self.scene)
+        write_library(self.folder / "endmembers.sli", self.endmembers)
+        found = summarise([self._tallies[number] for number in sorted(self._tallies)], self.scene, self.endmembers)
+        record = {
+            **found,
+            "config": dict(config or {}),
+            "seed": seed,
+            "timings_s": dict(timings or {}),
+            "environment": environment(),
+            **((more(found) if callable(more) else more) or {}),
+        }
+        return write_json(self.folder / RECORD, record)
+
+
+def read_results(folder: str | Path, *, every: int = 1) -> Results:
     """Read a run that ``write_results`` wrote.
 
     Args:
         folder: the folder of the run.
+        every: of rows and columns, take each so-manieth: of a scene that is larger than memory.
 
     Returns:
         The run.
@@ -178,40 +268,68 @@ def read_results(folder: str | Path) -> Results:
         FileNotFoundError: the folder holds no finished run.
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file() or not (folder / ARRAYS).is_file():
-        raise FileNotFoundError(f"{str(folder)!r} holds no finished run ({RECORD} and {ARRAYS})")
+    if not (folder / RECORD).is_file() or not (folder / ARRAYS).is_dir():
+        begun = f"; an unfinished one is in {UNFINISHED}" if (folder / UNFINISHED).is_dir() else ""
+        raise FileNotFoundError(f"{str(folder)!r} holds no finished run ({RECORD} and {ARRAYS}){begun}")
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    with np.load(folder / ARRAYS, allow_pickle=False) as file:
-        arrays = dict(file)
-    optional = {key: jnp.asarray(arrays[key]) for key in ("covariance", "unique", "fitted") if key in arrays}
-    solution = Solution(
-        *(jnp.asarray(arrays[key]) for key in ("abundances", "residual", "gap", "steps", "converged")),
-        **optional,
-    )
+    group = open_group(folder / ARRAYS)
+    some = (slice(None, None, every),) * (len(record["scene"]["shape"]) - 1)
+    library = ("endmembers", "fwhm", "good_bands", *KEYS.values())
+    arrays = {name: np.asarray(group[name][...]) for name in library if name in group}
+    leaves = {name: jnp.asarray(group[name][some]) for name in group.array_keys() if name not in library}
     axis = None
     for unit, key in KEYS.items():
         if key in arrays:
             axis = SpectralAxis(arrays[key], arrays.get("fwhm"), unit)
-    library = SpectralLibrary(
-        arrays["endmembers"],
-        axis=axis,
-        names=tuple(str(name) for name in arrays["names"]),
-        good_bands=arrays.get("good_bands"),
-    )
-    return Results(solution, library, record)
+    names = tuple(str(name) for name in group.attrs["names"])
+    found = SpectralLibrary(arrays["endmembers"], axis=axis, names=names, good_bands=arrays.get("good_bands"))
+    return Results(solution_of(leaves), found, record)
 
 
-def summarise(solution: Solution, scene: Scene, endmembers: SpectralLibrary) -> dict[str, Any]:
-    """Counts, certificate and mean abundances of a solution, as JSON can hold them."""
-    masked = masked_pixels(solution)
-    valid = ~masked
-    count = int(valid.sum())
-    gap = np.asarray(solution.gap)[valid]
-    residual = np.asarray(solution.residual)[valid]
-    abundances = np.asarray(solution.abundances, dtype=np.float64)[valid]
-    unique = None if solution.unique is None else np.asarray(solution.unique)[valid]
+class Tally(NamedTuple):
+    """Counts and sums of a block."""
+
+    pixels: int
+    valid: int
+    converged: int
+    steps: int
+    residuals: int
+    squares: float
+    not_unique: int | None
+    gaps: np.ndarray
+    worst: float
+    abundances: np.ndarray
+
+    @classmethod
+    def of(cls, solution: Solution, every: int) -> "Tally":
+        """Of a solution; of its gaps, each so-manieth."""
+        leaves = solution.gap, solution.residual, solution.converged, solution.steps, solution.unique
+        some: list[Any] = [None if leaf is None else np.asarray(leaf).reshape(-1) for leaf in leaves]
+        abundances = np.asarray(solution.abundances)
+        abundances = abundances.reshape(-1, abundances.shape[-1])
+        pixels = len(abundances)
+        if np.isnan(abundances[:, 0]).any():
+            valid = ~np.isnan(abundances).all(-1)
+            abundances, some = abundances[valid], [None if leaf is None else leaf[valid] for leaf in some]
+        gap, residual, converged, steps, unique = some
+        finite, known = gap[np.isfinite(gap)], residual[np.isfinite(residual)]
+        return cls(
+            pixels, len(abundances), int(converged.sum()), int(steps.sum(dtype=np.int64)), known.size,
+            float(np.einsum("p,p->", known, known, dtype=np.float64)),
+            None if unique is None else int(unique.size - unique.sum()), finite[::every],
+            float(finite.max()) if finite.size else -np.inf, np.asarray(np.nansum(abundances, 0, dtype=np.float64)),
+        )  # fmt: skip
+
+
+def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -> dict[str, Any]:
+    """Counts, certificate and mean abundances, as JSON can hold them; of very many gaps, the median is that of some."""
+    pixels, valid, converged, steps, residuals = (sum(column) for column in list(zip(*tallies, strict=True))[:5])
+    squares = sum(tally.squares for tally in tallies)
+    gaps = np.concatenate([tally.gaps for tally in tallies])
     good = endmembers.good_bands if endmembers.good_bands is not None else scene.good_bands
     used = scene.bands if good is None else int(np.asarray(good).sum())
+    looked = [tally.not_unique for tally in tallies if tally.not_unique is not None]
+    total = np.sum([tally.abundances for tally in tallies], 0)
     return {
         "scene": {
             "name": scene.name,
@@ -221,13 +339,16 @@ def summarise(solution: Solution, scene: Scene, endmembers: SpectralLibrary) -> 
         },
         "endmembers": list(library_names(endmembers)),
         "bands": {"total": scene.bands, "used": used},
-        "pixels": {"total": int(masked.size), "valid": count, "masked": int(masked.sum())},
-        "converged_share": float(np.asarray(solution.converged)[valid].mean()) if count else None,
-        "gap": {"worst": _finite(np.max, gap), "median": _finite(np.median, gap)},
-        "residual_rms": _finite(lambda r: np.sqrt(np.mean(np.square(r, dtype=np.float64))), residual),
-        "steps": {"mean": _finite(np.mean, np.asarray(solution.steps)[valid].astype(np.float64))},
-        "not_unique": None if unique is None else int((~unique).sum()),
-        "mean_abundances": [float(a) for a in np.nanmean(abundances, axis=0)] if count else None,
+        "pixels": {"total": pixels, "valid": valid, "masked": pixels - valid},
+        "converged_share": converged / valid if valid else None,
+        "gap": {
+            "worst": max(tally.worst for tally in tallies) if gaps.size else None,
+            "median": float(np.median(gaps)) if gaps.size else None,
+        },
+        "residual_rms": float(np.sqrt(squares / residuals)) if residuals else None,
+        "steps": {"mean": steps / valid if valid else None},
+        "not_unique": sum(looked) if looked else None,
+        "mean_abundances": [float(a) for a in total / valid] if valid else None,
     }
 
 
@@ -261,35 +382,3 @@ def _write_location(folder: Path, scene: Scene) -> None:
         description="Input geometry, degrees",
         dtype=np.float64,
     )
-
-
-def _arrays(solution: Solution, endmembers: SpectralLibrary) -> dict[str, Any]:
-    """Everything that a run found, as plain arrays."""
-    fields = ("abundances", "residual", "gap", "steps", "converged", "covariance", "unique")
-    values = {field: getattr(solution, field) for field in fields}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(solution.fitted):
-        values["fitted" + jax.tree_util.keystr(path)] = leaf
-    found = {field: np.asarray(value) for field, value in values.items() if value is not None}
-    return {**found, **library_arrays(endmembers)}
-
-
-def _finite(function: Any, values: np.ndarray) -> float | None:
-    """A statistic of the finite values, or None where there is none."""
-    finite = values[np.isfinite(values)]
-    return float(function(finite)) if finite.size else None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write JSON in one step (a crash leaves no half file) and return what a reader will see."""
-    text = json.dumps(content, indent=2, default=_jsonable, allow_nan=False, ensure_ascii=False)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return json.loads(text)
-
-
-def _jsonable(value: Any) -> Any:
-    """NumPy and JAX values, paths and tuples as JSON."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)

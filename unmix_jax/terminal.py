@@ -28,14 +28,18 @@ def keep_compilations() -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, unit: str = "px") -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal (nowhere else), as the callback ``progress(done, total)``."""
+def progress_bar(what: str, unit: str = "px") -> Iterator[Callable[..., None]]:
+    """A bar on the terminal (nowhere else), as the callback ``progress(done, total)``, or with a share unconverged."""
     from tqdm import tqdm
 
     with tqdm(desc=what, unit=f" {unit}", unit_scale=unit == "px", leave=False, disable=None, file=sys.stderr) as bar:
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, unsure: float | None = None) -> None:
+            if bar.total is None and unsure is not None:
+                bar.initial = bar.n = done  # a run that goes on: what was done before says nothing of the speed
             bar.total = total
+            if unsure:
+                bar.set_postfix_str(f"{100 * unsure:.2g} % not converged", refresh=False)
             bar.update(done - bar.n)
 
         yield report

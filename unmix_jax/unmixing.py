@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from unmix_jax import driver
 from unmix_jax.endmembers import extraction
 from unmix_jax.endmembers.subspace import Counts, count_endmembers
 from unmix_jax.report import write_run_report
-from unmix_jax.results import Results, check_folder, write_results
+from unmix_jax.results import read_results, write_results
 from unmix_jax.scenes.library import match
 from unmix_jax.scenes.opening import open_library, open_scene
-from unmix_jax.scenes.scene import Scene, SpectralLibrary
+from unmix_jax.scenes.scene import Scene, SpectralLibrary, thinned
 from unmix_jax.solvers import least_squares
+from unmix_jax.streaming import check_run, unmix_file
 from unmix_jax.terminal import progress_bar
 
 LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers
@@ -26,12 +26,14 @@ BLIND = (
     "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
 )  # methods that find them  # fmt: skip
 
+SHOWN = 1_000_000  # pixels in the maps of a report
+
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
 
 def unmix_scene(
     options: Mapping[str, Any], *, keys: Mapping[str, str], command: str, say: Callable[[str], None]
-) -> tuple[Results, Path]:
+) -> dict[str, Any]:
     """Read, find endmembers, solve, write, report.
 
     Args:
@@ -41,7 +43,7 @@ def unmix_scene(
         say: takes what is to be told before the end.
 
     Returns:
-        The run and its report.
+        The record of the run.
 
     Raises:
         ValueError: the folder holds another run; options that do not go together; what readers and solvers refuse.
@@ -56,10 +58,10 @@ def unmix_scene(
     for name in ("seeds", "gauge"):
         if options["method"] in LINEAR and options[name] is not None:
             raise ValueError(f"--{name} goes with methods that find endmembers, not with --method {options['method']}")
-    folder = check_folder(options["out"], overwrite=options["overwrite"])
+    check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
-    stages["read"] = time.perf_counter()
+    stages["open"] = time.perf_counter()
     if options["endmembers"] is None:
         count = options["count"]
         if count == "auto":
@@ -67,7 +69,7 @@ def unmix_scene(
             count = counts.smallest
             say(f"How many endmembers: {counts_in_words(counts)}; {count} are taken (--count)\n")
         if options["method"] not in LINEAR:
-            return _unmix_blind(folder, scene, count, options, command, stages)
+            return _unmix_blind(scene, count, options, command, stages)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
         library = open_library(options["endmembers"])
@@ -79,25 +81,31 @@ def unmix_scene(
     spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)
     prepared = least_squares.prepare(spectra, weights=library.good_bands, baseline=baseline)
     unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
+    return _stream(
+        scene, unmixer, library, options, command, stages, extracted=options["endmembers"] is None, baseline=baseline
+    )
+
+
+def _stream(
+    scene: Scene, unmixer: Any, library: SpectralLibrary, options: Mapping[str, Any], command: str,
+    stages: Mapping[str, float], *, extracted: bool = False, baseline: Any = None, more: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """From file to files, with a report that is drawn of some of a great many pixels."""
+    every = max(1, int(np.sqrt(np.prod(scene.shape) / SHOWN)))
+
+    def report(folder: Path, record: Mapping[str, Any]) -> None:
+        write_run_report(
+            folder / "report.html", read_results(folder, every=every), thinned(scene, every),
+            command=command, extracted=extracted, baseline=baseline,
+        )  # fmt: skip
+
     with progress_bar("unmixing") as progress:
-        solution = driver.unmix(unmixer, scene, good_bands=library.good_bands, progress=progress)
-    stages["unmix"] = time.perf_counter()
-    results = write_results(
-        folder,
-        solution,
-        scene,
-        endmembers=library,
-        config=options,
-        timings=_timings(stages),
-        seed=options["seed"],
-        shade=options["shade"],
-        overwrite=options["overwrite"],
-    )
-    extracted = options["endmembers"] is None
-    report = write_run_report(
-        folder / "report.html", results, scene, command=command, extracted=extracted, baseline=baseline
-    )
-    return results, report
+        return unmix_file(
+            scene, unmixer, options["out"], endmembers=library, good_bands=library.good_bands, tile=options["tile"],
+            memory=None if options["memory"] is None else options["memory"] * 2**30, maps=options["maps"],
+            shade=options["shade"], config=options, seed=options["seed"], timings=_timings(stages), more=more,
+            finishing=report, overwrite=options["overwrite"], progress=progress,
+        )  # fmt: skip
 
 
 def _counted(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -121,7 +129,7 @@ def _require_blind(options: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
 
 
-def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command: str) -> tuple[Results, Path]:
+def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command: str) -> dict[str, Any]:
     """By the networks of a checkpoint, which knows its endmembers."""
     path = Path(options["method"])
     if path.suffix != ".npz":
@@ -136,37 +144,26 @@ def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command:
     from unmix_jax.networks.checkpoint import load_checkpoint  # whose networks take a while to load
 
     checkpoint = load_checkpoint(path)
-    folder = check_folder(options["out"], overwrite=options["overwrite"])
+    check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
     library = None if options["endmembers"] is None else match(scene, open_library(options["endmembers"]))
     checkpoint.check(scene, library)
-    stages["read"] = time.perf_counter()
-    with progress_bar("unmixing") as progress:
-        solution = driver.unmix(checkpoint.unmixer, scene, good_bands=checkpoint.library.good_bands, progress=progress)
-    stages["unmix"] = time.perf_counter()
-    novelty = np.asarray(solution.fitted.novelty)
-    known = novelty[np.isfinite(novelty)]
-    about = {"settings": dict(checkpoint.settings), "flagged_share": float(np.mean(known > 1)) if known.size else None}
-    results = write_results(
-        folder,
-        solution,
-        scene,
-        endmembers=checkpoint.library,
-        config=options,
-        timings=_timings(stages),
-        seed=options["seed"],
-        more={"network": about},
-        overwrite=options["overwrite"],
-    )
-    report = write_run_report(folder / "report.html", results, scene, command=command)
-    return results, report
+    stages["open"] = time.perf_counter()
+
+    def about(record: Mapping[str, Any]) -> dict[str, Any]:
+        share = record["converged_share"]
+        flagged = None if share is None else 1 - share  # nothing else is looked at
+        return {"network": {"settings": dict(checkpoint.settings), "flagged_share": flagged}}
+
+    return _stream(scene, checkpoint.unmixer, checkpoint.library, options, command, stages, more=about)
 
 
 def _unmix_blind(
-    folder: Path, scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float]
-) -> tuple[Results, Path]:
+    scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float]
+) -> dict[str, Any]:
     """Endmembers and abundances at once, over several seeds; all of the runs are kept."""
+    folder = Path(options["out"])
     from unmix_jax.blind import unmix_blind  # whose optimisers take a while to load
 
     unit = "runs" if options["method"] in ("archetypal", "nmf") else "epochs"
@@ -202,8 +199,8 @@ def _unmix_blind(
     trained: dict[str, Any] = {} if found.losses is None else {"losses": found.losses, "stopped": found.stopped}
     told: dict[str, Any] = {"collapsed": agreed.collapsed, "distances_rad": agreed.distances, "chosen": agreed.chosen}
     np.savez(folder / "runs.npz", endmembers=found.runs, **told, **trained, **tried)
-    report = write_run_report(folder / "report.html", results, scene, command=command, blind=found)
-    return results, report
+    write_run_report(folder / "report.html", results, scene, command=command, blind=found)
+    return results.record
 
 
 def _timings(stages: Mapping[str, float]) -> dict[str, float]:

@@ -27,7 +27,15 @@ class LazyCube:
         self.dtype = np.dtype(stored.newbyteorder("=") if stored.kind == "f" else np.float32)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        stored = np.asarray(self._source[index])
+        return self.values(np.asarray(self._source[index]))
+
+    @property
+    def source(self) -> Any:
+        """What is stored."""
+        return self._source
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """What stored numbers mean."""
         values = np.asarray(stored, self.dtype)
         if self._divisor != 1:
             values = values / self.dtype.type(self._divisor)

@@ -210,6 +210,15 @@ def sample(scene: Scene, count: int) -> Float[np.ndarray, "pixel band"]:
     return np.asarray(scene.cube[(slice(None, None, step),) * len(scene.shape)]).reshape(-1, scene.bands)
 
 
+def thinned(scene: Scene, every: int) -> Scene:
+    """Each so-manieth row and column of a scene, in memory; the scene itself where that is every one."""
+    if every == 1:
+        return scene
+    some = (slice(None, None, every),) * len(scene.shape)
+    mask, abundances = (None if of is None else np.asarray(of)[some] for of in (scene.mask, scene.abundances))
+    return replace(scene, cube=np.asarray(scene.cube[some]), mask=mask, abundances=abundances, labels=None)
+
+
 def header_of(mapping: Mapping[str, Any] | None) -> Header:
     """A `Header` from any mapping (or none)."""
     return Header(mapping or {})

@@ -1,0 +1,154 @@
+"""How much memory a run over a scene takes, before it begins, and how large its tiles and blocks are."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unmix_jax.scenes.scene import Scene
+from unmix_jax.store import named
+from unmix_jax.tiles import Tiles, default_devices, default_tile, float_type, rounded
+from unmix_jax.types import Solution
+
+__all__ = ["Plan", "plan_run"]
+
+STRIP_BYTES = 8 * 2**20  # of pixels that are read at once: four strips fit the last cache beside what is computed
+BLOCK_BYTES = 64 * 2**20  # of pixels in a block: what is written and done at once
+RESULTS = 4  # blocks of results: one or two come in, two wait to be written
+IN_FLIGHT = 2  # tiles that a device is given at once
+SHARE = 0.8  # of the free memory that a run may take
+LEAST = 16  # pixels of a tile
+
+
+class Plan(NamedTuple):
+    """Sizes of a run.
+
+    Attributes:
+        tile: pixels that a device computes at once.
+        strip: rows that are read at once.
+        block: rows that are written and done at once.
+        blocks: how many.
+        buffers: strips that are in memory.
+        host_bytes: memory for pixels and results that are on their way.
+        device_bytes: memory of a device for tiles, results and what is in between, by its compiler.
+        output_bytes: of the arrays that are written.
+        in_flight: tiles that a device is given at once.
+    """
+
+    tile: int
+    strip: int
+    block: int
+    blocks: int
+    buffers: int
+    host_bytes: int
+    device_bytes: int
+    output_bytes: int
+    in_flight: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.blocks} blocks of {self.block} rows in tiles of {self.tile} pixels: "
+            f"{_size(self.host_bytes)} of memory, {_size(self.device_bytes)} on the device, "
+            f"{_size(self.output_bytes)} of results"
+        )
+
+
+def plan_run(
+    scene: Scene, unmixer: Callable[..., Solution], *, tile: int | None = None, strip: int | None = None,
+    block: int | None = None, memory: float | None = None, devices: Sequence[Any] | None = None, key: Any = None,
+    good_bands: Any = None,
+) -> tuple[Plan, Tiles]:  # fmt: skip
+    """Choose tiles that fit the device and blocks that fit the memory.
+
+    Args:
+        scene: what is unmixed.
+        unmixer: as in `unmix`.
+        tile: pixels that a device computes at once; None: as many as fit its caches, fewer where its memory is small.
+        strip: rows that are read at once; None: those of about a tile.
+        block: rows that are written at once, a multiple of the strip; None: about 64 MiB of pixels.
+        memory: bytes that the run may take; None: four fifths of what is free.
+        devices: as in `unmix`.
+        key: as in `unmix`.
+        good_bands: as in `unmix`.
+
+    Returns:
+        The sizes, and the compiled tiles.
+
+    Raises:
+        ValueError: a tile that is not positive, or does not fit; memory that is too small for any.
+    """
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile must be a positive number of pixels, got {tile}")
+    devices = default_devices() if devices is None else devices
+    rows, row, bands = scene.shape[0], math.prod(scene.shape[1:]), scene.bands
+    dtype = float_type(scene.cube.dtype)
+    free = _free_memory() * SHARE if memory is None else memory
+    wide = row * bands * dtype.itemsize
+    given = tile
+    if strip is None:
+        strip = _strip(rows, row, bands, dtype.itemsize) if given is None else min(rows, max(1, given // row))
+    if block is None:
+        each = min(BLOCK_BYTES, free / 8) // (strip * wide)
+        block = min(rows, strip * max(1, int(each)))
+    usual = max(1024, STRIP_BYTES // (bands * dtype.itemsize))
+    tile = given or (rounded(strip * row) if strip * row <= 1.5 * usual else default_tile(row, bands, dtype.itemsize))
+    while True:
+        tiles = Tiles(unmixer, bands, dtype, tile, good_bands=good_bands, nodata=scene.nodata, key=key, devices=devices)
+        flying = 1 if tiles.may_wait() else IN_FLIGHT
+        needed = tiles.bytes() + (flying - 1) * tile * bands * dtype.itemsize
+        limit = _device_memory(devices[0], free)
+        if needed <= limit:
+            break
+        if given is not None or tile <= LEAST:
+            raise ValueError(
+                f"a tile of {tile} pixels takes {_size(needed)} of the device's memory and {_size(limit)} may be "
+                f"taken: {'give a smaller tile' if given is not None else 'this method does not fit'}"
+            )
+        tile = max(LEAST, tile // 2)
+    pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in named(tiles.shapes()).values())
+    buffers = (flying + 1) * len(devices) + 1
+    on_host = all(device.platform == "cpu" for device in devices)
+    padded = -(-strip * row // tile) * tile * bands * dtype.itemsize
+    host = buffers * padded + RESULTS * block * row * pixel + on_host * len(devices) * needed
+    if host > free:
+        raise ValueError(
+            f"the run takes {_size(host)} of memory and {_size(free)} may be taken: a row of this scene takes "
+            f"{_size(wide)}; a smaller tile may help"
+        )
+    plan = Plan(tile, strip, block, -(-rows // block), buffers, int(host), int(needed), rows * row * pixel, flying)
+    return plan, tiles
+
+
+def _strip(rows: int, row: int, bands: int, itemsize: int) -> int:
+    """Rows of about a tile, so many that little of the tile is empty."""
+    most = max(1, round(max(1024, STRIP_BYTES / (bands * itemsize)) / row))
+    if most >= rows:
+        return rows
+    return max(range((most + 1) // 2, most + 1), key=lambda n: (round(n * row / rounded(n * row), 2), n))
+
+
+def _free_memory() -> int:
+    """Bytes that new arrays may take on this machine, or in the part of it that this process may use."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    try:  # a container's own limit
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as most, open("/sys/fs/cgroup/memory.current") as now:
+            free = min(free, int(most.read()) - int(now.read()))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def _device_memory(device: Any, host: float) -> float:
+    """Bytes that may be taken of a device: what is free of its own memory, or of that of the host."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if not stats or "bytes_limit" not in stats:
+        return host
+    return SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+
+
+def _size(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,53 @@
+"""Several processes on one scene: JAX's own engine tells who is who, and lets them wait for each other."""
+
+from typing import Any
+
+import jax
+
+__all__ = ["count", "is_first", "meet", "number", "own", "start_processes"]
+
+
+def start_processes(
+    coordinator: str | None = None, count: int | None = None, number: int | None = None, *, timeout: int = 60
+) -> None:
+    """Join the other processes of a run; the first call of JAX in a process.
+
+    Args:
+        coordinator: address and port of the first process, such as ``10.0.0.1:9000``; None: as the launcher says
+            (SLURM, Open MPI, Kubernetes, a pod).
+        count: how many processes there are.
+        number: of this one, from zero.
+        timeout: seconds without a sign of life after which a process counts as lost, which ends the others.
+    """
+    options: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": count, "process_id": number}
+    jax.distributed.initialize(
+        **{name: value for name, value in options.items() if value is not None}, heartbeat_timeout_seconds=timeout
+    )
+
+
+def number() -> int:
+    """Number of this process."""
+    return jax.process_index()
+
+
+def count() -> int:
+    """How many processes there are."""
+    return jax.process_count()
+
+
+def is_first() -> bool:
+    """Whether this process does what is done once."""
+    return number() == 0
+
+
+def own(blocks: int) -> range:
+    """Blocks of this process: a run of neighbours."""
+    return range(blocks * number() // count(), blocks * (number() + 1) // count())
+
+
+def meet(what: str) -> None:
+    """Wait until every process is here; nothing where there is one."""
+    if count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
