@@ -100,12 +100,15 @@ _HOME = {
     "save_checkpoint": "networks.checkpoint",
     "Checkpoint": "networks.checkpoint",
     "unmix": "driver",
+    "unmix_file": "streaming",
+    "plan_run": "planning",
     "unmix_blind": "blind",
     "read_out": "readout",
     "refine": "readout",
     "consensus": "blind",
     "score": "metrics",
     "write_results": "results",
+    "read_results": "results",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from unmix_jax.planning import Plan

@@ -85,18 +85,20 @@ def plan_run(
     dtype = float_type(scene.cube.dtype)
     free = _free_memory() * SHARE if memory is None else memory
     wide = row * bands * dtype.itemsize
-    given = tile
+    options: dict[str, Any] = {"good_bands": good_bands, "nodata": scene.nodata, "key": key, "devices": devices}
+    shapes = named(Tiles(unmixer, bands, dtype, LEAST, **options).shapes())
+    pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in shapes.values())
+    given, usual = tile, max(1024, min(STRIP_BYTES, free / 16) // (bands * dtype.itemsize))
     if strip is None:
-        strip = _strip(rows, row, bands, dtype.itemsize) if given is None else min(rows, max(1, given // row))
+        strip = _strip(rows, row, usual) if given is None else min(rows, max(1, given // row))
     if block is None:
-        each = min(BLOCK_BYTES, free / 8) // (strip * wide)
-        block = min(rows, strip * max(1, int(each)))
-    usual = max(1024, STRIP_BYTES // (bands * dtype.itemsize))
+        most = min(BLOCK_BYTES / wide, free / (4 * RESULTS * row * pixel))
+        block = min(rows, strip * max(1, int(most / strip)))
     tile = given or (rounded(strip * row) if strip * row <= 1.5 * usual else default_tile(row, bands, dtype.itemsize))
     while True:
-        tiles = Tiles(unmixer, bands, dtype, tile, good_bands=good_bands, nodata=scene.nodata, key=key, devices=devices)
+        tiles = Tiles(unmixer, bands, dtype, tile, **options)
         flying = 1 if tiles.may_wait() else IN_FLIGHT
-        needed = tiles.bytes() + (flying - 1) * tile * bands * dtype.itemsize
+        needed = flying * tiles.bytes()
         limit = _device_memory(devices[0], free)
         if needed <= limit:
             break
@@ -106,7 +108,6 @@ def plan_run(
                 f"taken: {'give a smaller tile' if given is not None else 'this method does not fit'}"
             )
         tile = max(LEAST, tile // 2)
-    pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in named(tiles.shapes()).values())
     buffers = (flying + 1) * len(devices) + 1
     on_host = all(device.platform == "cpu" for device in devices)
     padded = -(-strip * row // tile) * tile * bands * dtype.itemsize
@@ -120,9 +121,9 @@ def plan_run(
     return plan, tiles
 
 
-def _strip(rows: int, row: int, bands: int, itemsize: int) -> int:
+def _strip(rows: int, row: int, usual: int | float) -> int:
     """Rows of about a tile, so many that little of the tile is empty."""
-    most = max(1, round(max(1024, STRIP_BYTES / (bands * itemsize)) / row))
+    most = max(1, round(usual / row))
     if most >= rows:
         return rows
     return max(range((most + 1) // 2, most + 1), key=lambda n: (round(n * row / rounded(n * row), 2), n))
@@ -141,7 +142,7 @@ def _free_memory() -> int:
     return free
 
 
-def _device_memory(device: Any, host: float) -> float:
+def _device_memory(device: Any, host: int | float) -> int | float:
     """Bytes that may be taken of a device: what is free of its own memory, or of that of the host."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if not stats or "bytes_limit" not in stats:
@@ -149,6 +150,6 @@ def _device_memory(device: Any, host: float) -> float:
     return SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     """Bytes in words."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

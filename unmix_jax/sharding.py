@@ -1,10 +1,14 @@
 """Several processes on one scene: JAX's own engine tells who is who, and lets them wait for each other."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-__all__ = ["count", "is_first", "meet", "number", "own", "start_processes"]
+__all__ = ["count", "is_first", "meet", "number", "own", "start_processes", "wait_for"]
+
+PAUSE = 0.2  # seconds between two looks
 
 
 def start_processes(
@@ -46,8 +50,26 @@ def own(blocks: int) -> range:
 
 
 def meet(what: str) -> None:
-    """Wait until every process is here; nothing where there is one."""
+    """Wait until every process is here; nothing where there is one.
+
+    Raises:
+        RuntimeError: a process was lost.
+    """
     if count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(what)
+        try:
+            multihost_utils.sync_global_devices(what)
+        except Exception as error:
+            raise RuntimeError(
+                f"a process of this run was lost ({error}): what was done is kept, the same command goes on from there"
+            ) from error
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Look again and again until something holds that other processes do; nothing where there is one.
+
+    This may take hours, which collective operations do not wait. If a process is lost meanwhile, JAX ends this one.
+    """
+    while count() > 1 and not condition():
+        time.sleep(PAUSE)

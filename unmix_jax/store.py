@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 
 from unmix_jax.types import Solution
 
-__all__ = ["Journal", "Store", "named", "open_group", "solution_of", "write_json"]
+__all__ = ["Journal", "Store", "named", "open_group", "settle", "solution_of", "write_json"]
 
 FIELDS = ("abundances", "residual", "gap", "steps", "converged", "covariance", "unique")
 FITTED = "fitted"
+SETTLED = "blocks-settled.jsonl"
 
 
 def named(solution: Solution) -> dict[str, Any]:
@@ -135,20 +136,17 @@ class Journal:
     """
 
     def __init__(self, folder: Path, store: Store, process: int) -> None:
-        """Read what other attempts wrote; blocks whose arrays are not what was written do not count.
+        """Read what was done before, and begin a file of this process.
 
         Args:
             folder: of the journals.
             store: of the run.
-            process: number of this one, for the name of its journal.
+            process: number of this one, for the name of its file.
         """
-        self.store = store
-        found = {line["block"]: line["sums"] for line in _lines(sorted(folder.glob("blocks-*.jsonl")))}
-        self.done = {number for number, sums in found.items() if self._holds(number, sums)}
-        attempt = 0
-        while (path := folder / f"blocks-{process}-{attempt}.jsonl").exists():
-            attempt += 1
-        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+        self.store, self._folder = store, folder
+        self.done = set(_journalled(folder))
+        path = folder / f"blocks-{process}.jsonl"
+        self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
 
     def close(self) -> None:
         """Write nothing more."""
@@ -161,13 +159,45 @@ class Journal:
         os.write(self._file, line.encode() + b"\n")
         self.done.add(number)
 
-    def _holds(self, number: Any, sums: Mapping[str, int]) -> bool:
-        """Whether the arrays are what was written."""
+    def complete(self) -> bool:
+        """Whether all blocks are done, as far as any process has written."""
+        if self._folder.is_dir():
+            return set(_journalled(self._folder)) >= set(range(len(self.store.blocks)))
+        return True  # the first process has put all in place already
+
+
+def settle(folder: Path, store: Store) -> None:
+    """Make one journal of those of earlier attempts; blocks whose arrays are not what was written are left out."""
+
+    def holds(number: int, sums: Mapping[str, int]) -> bool:
         try:
-            arrays = self.store.read(number, sums)
-        except (OSError, IndexError, TypeError):
+            arrays = store.read(number, sums)
+        except OSError:
             return False
         return all(_sum(values) == sums[name] for name, values in arrays.items())
+
+    found = {n: sums for n, sums in _journalled(folder).items() if n < len(store.blocks) and holds(n, sums)}
+    lines = [json.dumps({"block": number, "sums": sums}) + "\n" for number, sums in found.items()]
+    part = folder / "settled.part"
+    part.write_text("".join(lines), encoding="utf-8")
+    os.replace(part, folder / SETTLED)
+    for path in folder.glob("blocks-*.jsonl"):
+        if path.name != SETTLED:
+            path.unlink()
+
+
+def _journalled(folder: Path) -> dict[int, dict[str, int]]:
+    """Blocks that are said to be done, and their checksums; the last line of a journal may have been cut off."""
+    found = {}
+    for path in sorted(folder.glob("blocks-*.jsonl")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                content = json.loads(line)
+                number, sums = int(content["block"]), dict(content["sums"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            found[number] = sums
+    return found
 
 
 def _write(file: Any, values: np.ndarray) -> None:
@@ -175,18 +205,6 @@ def _write(file: Any, values: np.ndarray) -> None:
     view = np.ascontiguousarray(values).data.cast("B")
     while view:
         view = view[file.write(view) :]
-
-
-def _lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Whole lines of journals; the last of one may have been cut off."""
-    for path in paths:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict) and {"block", "sums"} <= set(content):
-                yield content
 
 
 def _sum(values: Any) -> int:

@@ -24,7 +24,7 @@ from unmix_jax.planning import Plan, plan_run
 from unmix_jax.results import ARRAYS, RECORD, UNFINISHED, Finisher, check_folder, check_shade, erase, name_library
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
-from unmix_jax.store import Journal, Store, named, write_json
+from unmix_jax.store import Journal, Store, named, settle, write_json
 from unmix_jax.types import Solution
 
 __all__ = ["check_run", "unmix_file"]
@@ -100,12 +100,15 @@ def unmix_file(
         scene, unmixer, memory=memory, devices=devices, key=key, good_bands=good_bands,
         **(sizes if tile is None else sizes | {"tile": tile}),
     )  # fmt: skip
-    wanted = _identity(scene, unmixer, endmembers, good_bands, key, plan, tuple(maps), shade, config)
+    with explained(out, reading=True):
+        wanted = _identity(scene, unmixer, endmembers, good_bands, key, plan, tuple(maps), shade, config)
     with _taken(out, wanted, plan, overwrite=overwrite) as folder:
         store = Store(folder / ARRAYS, named(tiles.shapes()), scene.shape, plan.block)
         if sharding.is_first() and not (folder / RUN).exists():
             name_library(store.create(), endmembers)
             write_json(folder / RUN, wanted)
+        if sharding.is_first():
+            settle(folder, store)
         sharding.meet("begun")
         journal = Journal(folder, store, sharding.number())
         before = len(journal.done)
@@ -116,7 +119,7 @@ def unmix_file(
                 kept=None if finisher is None else finisher.add,
             )  # fmt: skip
             stream.run([n for n in sharding.own(plan.blocks) if n not in journal.done])
-            sharding.meet("solved")
+            sharding.wait_for(journal.complete)
             record: dict[str, Any] = {}
             if finisher is not None:
                 stages = {**(timings or {}), "unmix": time.perf_counter() - begun, **stream.spent}
@@ -134,7 +137,7 @@ def unmix_file(
             journal.close()
             if finisher is not None:
                 finisher.close()
-        sharding.meet("finished")
+        sharding.wait_for((out / RECORD).is_file)
         return record or json.loads((out / RECORD).read_text(encoding="utf-8"))
 
 

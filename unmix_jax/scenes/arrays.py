@@ -1,4 +1,4 @@
-"""Scenes and libraries out of named arrays: NumPy `.npy` and `.npz`, MATLAB `.mat` (v5 and v7.3).
+"""Scenes and libraries out of named arrays: NumPy `.npy` and `.npz`, MATLAB `.mat` (v5 and v7.3), Zarr groups.
 
 The names are the project's own: ``cube`` (row, column, band) or ``pixels`` (pixel, band), ``endmembers`` or
 ``spectra`` (member, band), ``abundances``, ``wavelength_nm``, ``wavelength_um`` or ``wavenumber_cm1``,
@@ -36,7 +36,8 @@ class Arrays:
     def __init__(self, path: Path, keys: Mapping[str, str] | None) -> None:
         self.path, self.keys = path, dict(keys or {})
         self.column_major = path.suffix.lower() == ".mat"
-        self.stored = _load_mat(path) if self.column_major else _load(path)
+        self.in_place = path.suffix.lower() == ".zarr"
+        self.stored = (_load_mat if self.column_major else _load_zarr if self.in_place else _load)(path)
 
     def __enter__(self) -> "Arrays":
         return self
@@ -56,11 +57,13 @@ class Arrays:
         """The names found in the file."""
         return ", ".join(sorted(self.stored)) or "no arrays"
 
-    def get(self, name: str) -> np.ndarray | None:
-        """An array by its project name, None where the file has none."""
+    def get(self, name: str) -> Any:
+        """An array by its project name, None where the file has none; a cube of a Zarr group stays there."""
         key = self.keys.get(name, name)
         if key not in self.stored:
             return None
+        if self.in_place and name == "cube" and self.stored[key].ndim == 3:
+            return LazyCube(self.stored[key])
         try:
             return np.asarray(self.stored[key])
         except ValueError as error:
@@ -69,7 +72,7 @@ class Arrays:
                 "refused because loading them can run any code"
             ) from None
 
-    def first(self, *names: str) -> tuple[str, np.ndarray] | None:
+    def first(self, *names: str) -> tuple[str, Any] | None:
         """The first of several arrays that is there; those mapped by the user come before the rest."""
         for name in sorted(names, key=lambda n: n not in self.keys):
             if (value := self.get(name)) is not None:
@@ -196,6 +199,18 @@ def _load_mat(path: Path) -> dict[str, Any]:
     return {k: v for k, v in stored.items() if not k.startswith("__")}
 
 
+def _load_zarr(path: Path) -> dict[str, Any]:
+    """The arrays of a Zarr group, not yet read, and lists of names among its attributes."""
+    import zarr
+
+    try:
+        group = zarr.open_group(str(path), mode="r")
+        words = {key: np.asarray(group.attrs[key], str) for key in ("names", "classes") if key in group.attrs}
+        return {**words, **dict(group.arrays())}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"{path} is not a readable Zarr group ({error})") from None
+
+
 def _cube(arrays: Arrays, bands: int | None, spectra: tuple[int, ...]) -> Any:
     """The cube with bands last, floating point."""
     found = arrays.first("cube", "pixels")
@@ -253,7 +268,7 @@ def _rows(spectra: np.ndarray, bands: int, what: str) -> np.ndarray:
     return np.ascontiguousarray(_floating(spectra, what))
 
 
-def _floating(values: np.ndarray, what: Any) -> Any:
+def _floating(values: Any, what: Any) -> Any:
     """Floating point values in the byte order of the machine; a memory map is left in its file."""
     if values.dtype.kind not in "iufb":
         raise ValueError(f"{what}: values of type {values.dtype} are not real numbers")

@@ -13,15 +13,15 @@ __all__ = ["read_scene"]
 
 
 def read_scene(path: str | Path, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> Scene:
-    """Open a scene: ENVI, `.mat`, `.npy`, `.npz`, GeoTIFF or EMIT NetCDF.
+    """Open a scene: ENVI, `.mat`, `.npy`, `.npz`, GeoTIFF, EMIT NetCDF or a Zarr group.
 
-    ENVI, `.npy`, GeoTIFF and NetCDF cubes stay in their file and are read as they are sliced. Wavelengths
+    ENVI, `.npy`, GeoTIFF, NetCDF and Zarr cubes stay in their file and are read as they are sliced. Wavelengths
     come out in nm, wavenumbers in cm⁻¹, in the order of the file. Bands marked bad and pixels marked missing
     (NaN, -9999, ``data ignore value``) are kept and marked.
 
     Args:
         path: the file; for ENVI the header or the data file.
-        keys: for `.npz` and `.mat`, names of the project to names in the file, such as ``{"cube": "Y"}``
+        keys: for `.npz`, `.mat` and `.zarr`, names of the project to names in the file, such as ``{"cube": "Y"}``
             (see `unmix_jax.scenes.arrays`); for NetCDF ``{"cube": variable}``.
         unit: of the wavelengths where the file does not say it, or says it wrongly: nm, um or cm-1.
 
@@ -41,9 +41,9 @@ def read_scene(path: str | Path, *, keys: Mapping[str, str] | None = None, unit:
 def _read(path: Path, keys: Mapping[str, str] | None, unit: str | None) -> Scene:
     """Read a file that is there by its suffix."""
     suffix = path.suffix.lower()
-    if keys and suffix not in (".npz", ".mat", ".nc", ".nc4"):
-        raise ValueError(f"{path}: keys are for .npz, .mat and .nc files")
-    if suffix in (".npz", ".mat"):
+    if keys and suffix not in (".npz", ".mat", ".zarr", ".nc", ".nc4"):
+        raise ValueError(f"{path}: keys are for .npz, .mat, .zarr and .nc files")
+    if suffix in (".npz", ".mat", ".zarr"):
         return read_array_scene(path, keys=keys, unit=unit)
     if suffix == ".npy":
         return read_npy(path)
@@ -56,6 +56,6 @@ def _read(path: Path, keys: Mapping[str, str] | None, unit: str | None) -> Scene
     if is_envi(path):
         return read_envi_scene(path, unit=unit)
     raise ValueError(
-        f"{path}: a scene is an ENVI file with its .hdr, .npz, .npy, .mat, .tif or .nc; suffix {suffix!r} is "
+        f"{path}: a scene is an ENVI file with its .hdr, .npz, .npy, .mat, .zarr, .tif or .nc; suffix {suffix!r} is "
         "none of these and there is no ENVI header beside it"
     )

@@ -93,7 +93,7 @@ def existing(path: str | Path) -> Path:
         FileNotFoundError: it is not.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not path.is_file() and not (path.is_dir() and path.suffix.lower() == ".zarr"):
         raise FileNotFoundError(f"{path}: no such file" + (" (it is a folder)" if path.is_dir() else ""))
     return path
 

@@ -245,8 +245,9 @@ def _place(scene: Scene) -> dict[str, Any]:
         crs = CRS.from_wkt(text.strip().strip("{}"))
     except (ValueError, CRSError):
         return {}
-    corner = Affine.translation(east, north) * Affine.rotation(turned) * Affine.scale(width, -height)
-    return {"crs": crs, "transform": corner * Affine.translation(1 - column, 1 - row)}
+    across, down = math.cos(math.radians(turned)), math.sin(math.radians(turned))  # as GDAL understands the header
+    place = across * width, down * width, east + width * (1 - column), down * height, -across * height
+    return {"crs": crs, "transform": Affine(*place, north + height * (row - 1))}
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,524 @@
+"""Runs from file to files: the same as in memory, whatever the file, and the same bytes however they are stopped."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+import streams
+from streams import BANDS, COLUMNS, LIBRARY, NODATA, ROWS, bytes_of, cube, stream, toy, write_envi
+
+from unmix_jax import Scene, plan_run, planning, read_results, read_scene, unmix
+from unmix_jax.scenes.lazy import LazyCube
+from unmix_jax.scenes.rows import Rows
+from unmix_jax.store import Journal
+from unmix_jax.streaming import check_run
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(planning, "BLOCK_BYTES", planning.BLOCK_BYTES)
+
+
+@pytest.fixture
+def scene(tmp_path):
+    return read_scene(write_envi(tmp_path / "scene.hdr", cube()))
+
+
+@pytest.fixture
+def whole(scene, tmp_path):
+    """What a run leaves that is not stopped."""
+    stream(scene, tmp_path / "whole")
+    return bytes_of(tmp_path / "whole")
+
+
+def assert_same(found, wanted):
+    for name in ("abundances", "residual", "gap", "steps", "converged"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+    for name, values in wanted.fitted.items():
+        np.testing.assert_array_equal(found.fitted[name], values, err_msg=name)
+
+
+# The same as in memory
+
+
+def geotiff(path):
+    import rasterio
+
+    with rasterio.open(
+        path / "scene.tif", "w", driver="GTiff", height=ROWS, width=COLUMNS, count=BANDS, dtype="float32",
+        crs="EPSG:32611", transform=rasterio.Affine(30, 0, 4e5, 0, -30, 4e6), nodata=NODATA,
+    ) as file:  # fmt: skip
+        file.write(np.moveaxis(cube(), -1, 0))
+    return read_scene(path / "scene.tif")
+
+
+def zarr_group(path):
+    import zarr
+
+    group = zarr.create_group(str(path / "scene.zarr"))
+    group.create_array("cube", data=cube(), chunks=(5, COLUMNS, BANDS))
+    group.create_array("wavelength_nm", data=np.arange(BANDS) * 10.0 + 400)
+    return read_scene(path / "scene.zarr")
+
+
+def npy(path):
+    np.save(path / "scene.npy", cube())
+    return read_scene(path / "scene.npy")
+
+
+def scaled(path):
+    stored = np.where(np.isnan(cube()), NODATA, cube()).astype(np.int16)
+    return read_scene(write_envi(path / "scene.hdr", stored, "bil", "reflectance scale factor = 4\n"))
+
+
+SCENES = {
+    "bip": lambda path: read_scene(write_envi(path / "scene.hdr", cube(), "bip")),
+    "bil": lambda path: read_scene(write_envi(path / "scene.hdr", cube(), "bil")),
+    "bsq": lambda path: read_scene(write_envi(path / "scene.hdr", cube(), "bsq")),
+    "integers with a scale": scaled,
+    "GeoTIFF": geotiff,
+    "Zarr": zarr_group,
+    "npy": npy,
+    "in memory": lambda path: Scene(cube(), nodata=NODATA),
+    "big-endian": lambda path: Scene(cube().astype(">f4"), nodata=NODATA),
+    "converted": lambda path: Scene(LazyCube(cube())),
+    "a list": lambda path: Scene(cube().reshape(-1, BANDS), nodata=NODATA),
+    "one column": lambda path: Scene(cube()[:, 2:3], nodata=NODATA),
+    "one row": lambda path: Scene(cube()[3:4], nodata=NODATA),
+    "one pixel": lambda path: Scene(cube()[3:4, 2:3], nodata=NODATA),
+    "masked": lambda path: Scene(cube(), nodata=NODATA, mask=np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS) % 3 > 0),
+    "nothing valid": lambda path: Scene(np.full((ROWS, COLUMNS, BANDS), np.nan, np.float32)),
+}
+
+
+@pytest.mark.parametrize("kind", SCENES)
+def test_it_is_what_is_computed_in_memory(kind, tmp_path):
+    scene = SCENES[kind](tmp_path)
+    record = stream(scene, tmp_path / "out")
+    wanted = unmix(toy(), scene, tile=16)
+    found = read_results(tmp_path / "out")
+    assert_same(found.solution, wanted)
+    assert record == found.record == json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
+    valid = ~np.isnan(wanted.abundances[..., 0])
+    assert record["pixels"] == {"total": valid.size, "valid": int(valid.sum()), "masked": int((~valid).sum())}
+    if valid.any():
+        assert record["converged_share"] == pytest.approx(wanted.converged[valid].mean())
+        assert record["gap"]["median"] == pytest.approx(np.median(wanted.gap[valid]))
+        assert record["residual_rms"] == pytest.approx(np.sqrt(np.mean(wanted.residual[valid].astype(float) ** 2)))
+        np.testing.assert_allclose(record["mean_abundances"], wanted.abundances[valid].mean(0), rtol=1e-5)
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+@pytest.mark.parametrize("tile", [1, 7, 16, 64, 1000])
+def test_the_tile_does_not_matter(scene, tmp_path, tile):
+    stream(scene, tmp_path / "out", tile=tile)
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), scene, tile=16))
+
+
+def test_sizes_are_chosen(scene, tmp_path):
+    record = stream(scene, tmp_path / "out", tile=None)
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), scene))
+    assert record["stream"]["blocks"] == 1  # all rows are one strip here
+
+
+def test_the_key_of_a_pixel_is_its_own(scene, tmp_path):
+    key = jax.random.key(3)
+    stream(scene, tmp_path / "out", key=key)
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), scene, key=key, tile=16))
+
+
+@pytest.mark.parametrize("maps", [("envi",), ("geotiff",), ("envi", "geotiff")])
+def test_maps_are_what_was_computed_and_lie_where_the_scene_lies(tmp_path, maps):
+    import rasterio
+
+    scene = geotiff(tmp_path)
+    stream(scene, tmp_path / "out", maps=maps)
+    wanted = unmix(toy(), scene, tile=16)
+    ends = {"envi": ".img", "geotiff": ".tif"}
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"{name}{ends[kind]}" for name in ("abundances", "residual", "gap") for kind in maps} <= there
+    for kind in maps:
+        with rasterio.open(tmp_path / "out" / f"abundances{ends[kind]}") as file:
+            assert file.crs.to_epsg() == 32611
+            assert file.transform[:6] == (30, 0, 4e5, 0, -30, 4e6)
+            assert file.nodata == NODATA
+            assert file.descriptions == ("one", "two")
+            values = np.moveaxis(file.read(), 0, -1)
+        np.testing.assert_array_equal(np.where(values == NODATA, np.nan, values), wanted.abundances)
+
+
+@pytest.mark.parametrize("turned", ["", "rotation=30, "])
+def test_an_envi_scene_gives_geotiffs_a_place(tmp_path, turned):
+    """The place that GDAL reads in the scene's own header."""
+    import rasterio
+    from rasterio.crs import CRS
+
+    wkt = CRS.from_epsg(32611).to_wkt(version="WKT1_ESRI")
+    place = f"map info = {{UTM, 1.5, 2, 400000, 4000000, 20, 10, 11, North, WGS-84, {turned}units=Meters}}\n"
+    header = write_envi(tmp_path / "scene.hdr", cube(), "bsq", f"{place}coordinate system string = {{{wkt}}}\n")
+    stream(read_scene(header), tmp_path / "out", maps=("geotiff",))
+    with rasterio.open(tmp_path / "out" / "gap.tif") as file, rasterio.open(tmp_path / "scene.img") as wanted:
+        assert file.crs.to_epsg() == 32611
+        np.testing.assert_allclose(file.transform[:6], wanted.transform[:6], rtol=1e-9)
+        assert bool(file.transform.b) == bool(turned)
+
+
+def test_progress_counts_every_pixel_and_what_did_not_converge(scene, tmp_path):
+    seen = []
+    record = stream(scene, tmp_path / "out", progress=lambda *told: seen.append(told))
+    assert seen[0] == (0, ROWS * COLUMNS, 0.0)
+    assert [done for done, _, _ in seen] == sorted({done for done, _, _ in seen})
+    assert seen[-1][:2] == (ROWS * COLUMNS, ROWS * COLUMNS)
+    assert seen[-1][2] == pytest.approx(1 - record["converged_share"])
+
+
+def test_files_are_added_before_all_is_in_place(scene, tmp_path):
+    def add(folder, record):
+        assert read_results(folder).record == record
+        (folder / "report.html").write_text("hello", encoding="utf-8")
+
+    stream(scene, tmp_path / "out", finishing=add, more={"note": 1})
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == "hello"
+    assert read_results(tmp_path / "out").record["note"] == 1
+
+
+# However it is stopped
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(at):
+    """Progress that ends the run at some block."""
+    calls = iter(range(1000))
+
+    def progress(*_):
+        if next(calls) == at:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 6])
+def test_a_stopped_run_goes_on(scene, tmp_path, whole, at):
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(at))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished"]
+    with pytest.raises(FileNotFoundError, match="an unfinished one is in unfinished"):
+        read_results(tmp_path / "out")
+    check_run(tmp_path / "out")
+    record = stream(scene, tmp_path / "out")
+    assert record["stream"]["blocks_found_done"] in (at - 1, at) if at else record["stream"]["blocks_found_done"] == 0
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_run_that_was_stopped_as_it_put_things_in_place_goes_on(scene, tmp_path, whole, monkeypatch):
+    replace, left = os.replace, 2
+
+    def halting(source, target):
+        nonlocal left
+        if Path(target).parent == tmp_path / "out":
+            left -= 1
+            if left < 0:
+                raise Stop
+        return replace(source, target)
+
+    for _ in range(4):  # one more is in place at each attempt
+        monkeypatch.setattr("unmix_jax.streaming.os.replace", halting)
+        with pytest.raises(Stop):
+            stream(scene, tmp_path / "out")
+        left = 2
+    monkeypatch.setattr("unmix_jax.streaming.os.replace", replace)
+    stream(scene, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
+def test_a_block_that_did_not_reach_the_disk_is_computed_again(scene, tmp_path, whole, damage):
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(4))
+    chunk = tmp_path / "out" / "unfinished" / "results.zarr" / "abundances" / "c" / "1" / "0" / "0"
+    content = chunk.read_bytes()
+    if damage == "gone":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(content[:-5] if damage == "shorter" else content[:-1] + bytes([content[-1] ^ 1]))
+    record = stream(scene, tmp_path / "out")
+    assert 1 <= record["stream"]["blocks_found_done"] <= 3
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_torn_journal_is_no_harm(scene, tmp_path, whole):
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(3))
+    journal = next((tmp_path / "out" / "unfinished").glob("blocks-*.jsonl"))
+    journal.write_bytes(journal.read_bytes()[:-7] + b'\n{"block": 99, "sums": {}}\n{"block": null}\nnonsense\n')
+    stream(scene, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_killed_at_any_moment(scene, tmp_path, whole):
+    """SIGKILL to a process that runs it, at random moments; the last attempt runs through."""
+    command = [sys.executable, streams.__file__, str(tmp_path / "scene.hdr"), str(tmp_path / "out"), "0.15"]
+    rng = random.Random(1)
+    for kill in (True, True, True, False):
+        process = subprocess.Popen(command, env=ENVIRONMENT)
+        begun, patience = time.time(), rng.uniform(0.05, 0.5)
+        while kill and process.poll() is None and time.time() - begun < 120:
+            if (tmp_path / "out" / "unfinished" / "run.json").exists():
+                time.sleep(patience)
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        assert process.wait(120) == (-signal.SIGKILL if kill else 0)
+        if kill:
+            assert {path.name for path in (tmp_path / "out").iterdir()} == {"unfinished"}
+    assert bytes_of(tmp_path / "out") == whole
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tile": 32}, r"tile \(pixels\) was 16 and is 32"),
+        ({"maps": ("geotiff",)}, r"maps was \['envi'\] and is \['geotiff'\]"),
+        ({"shade": "one"}, "shade was None and is 'one'"),
+        ({"key": jax.random.key(0)}, "random key was None and is '"),
+        ({"config": {"method": "other", "out": "elsewhere"}}, "option method was 'toy' and is 'other'"),
+        ({"good_bands": np.array([True, True, True, False])}, "good bands was None and is"),
+        ({"unmixer": streams.Toy(jnp.asarray([1.0, 3.0]))}, "method and its numbers was"),
+        ({"endmembers": dataclasses.replace(LIBRARY, spectra=2 * LIBRARY.spectra)}, "endmembers was"),
+    ],
+)
+def test_something_else_does_not_go_on(scene, tmp_path, whole, changed, said):
+    options = {"config": {"method": "toy", "out": "here"}}
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(3), **options)
+    with pytest.raises(ValueError, match=f"holds an unfinished run of something else: .*{said}"):
+        stream(scene, tmp_path / "out", **(options | changed))
+    stream(scene, tmp_path / "out", **options)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_another_scene_does_not_go_on(scene, tmp_path):
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(3))
+    other = cube()
+    other[5, 5] += 1
+    write_envi(tmp_path / "scene.hdr", other)
+    with pytest.raises(ValueError, match=r"scene's file, modified .* was"):
+        stream(read_scene(tmp_path / "scene.hdr"), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"scene's shape was \[23, 9, 4\] and is \[22, 9, 4\]"):
+        stream(Scene(cube()[1:], nodata=NODATA), tmp_path / "out")
+    stream(read_scene(tmp_path / "scene.hdr"), tmp_path / "out", overwrite=True)
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), other, tile=16, nodata=NODATA))
+
+
+def test_two_runs_in_one_folder(scene, tmp_path, whole):
+    """The second is refused while the first one runs, and disturbs nothing."""
+    refused = []
+
+    def second(done, *_):
+        if done and not refused:
+            for options in ({}, {"overwrite": True}):
+                with pytest.raises(ValueError, match="another run is writing to"):
+                    stream(scene, tmp_path / "out", **options)
+                refused.append(options)
+
+    stream(scene, tmp_path / "out", progress=second)
+    assert len(refused) == 2
+    assert bytes_of(tmp_path / "out") == whole
+    with pytest.raises(ValueError, match="holds another run"):
+        stream(scene, tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds other files"):
+        stream(scene, tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the disk is read-only"), (errno.EIO, "Input/output error")],
+)
+def test_a_disk_that_takes_no_more(scene, tmp_path, whole, monkeypatch, number, said):
+    write, left = Journal.write, 3
+
+    def full(self, *arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(number, os.strerror(number))
+        write(self, *arguments)
+
+    monkeypatch.setattr(Journal, "write", full)
+    with pytest.raises(OSError, match=f"cannot be written: .*{said}.* 3 of 6 blocks are done and kept") as caught:
+        stream(scene, tmp_path / "out")
+    assert caught.value.errno == number
+    monkeypatch.setattr(Journal, "write", write)
+    assert stream(scene, tmp_path / "out")["stream"]["blocks_found_done"] == 3
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_no_room_is_told_before_the_run(scene, tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("unmix_jax.streaming.shutil.disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(OSError, match="has room for 0 MiB, the results take"):
+        stream(scene, tmp_path / "out")
+
+
+def test_a_scene_that_cannot_be_read(scene, tmp_path, whole, monkeypatch):
+    read = Rows.read
+
+    def broken(self, start, *arguments):
+        if start >= 9 and arguments[0] - start > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        read(self, start, *arguments)
+
+    monkeypatch.setattr(Rows, "read", broken)
+    with pytest.raises(OSError, match=r"the scene cannot be read: .*Input/output error.* blocks are done and kept"):
+        stream(scene, tmp_path / "out", tile=2 * COLUMNS)
+    monkeypatch.setattr(Rows, "read", read)
+    stream(scene, tmp_path / "out", tile=2 * COLUMNS)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(scene, tmp_path):
+    def cut(done, *_):
+        os.truncate(tmp_path / "scene.img", 17 * COLUMNS * BANDS * 4)
+
+    with pytest.raises(OSError, match=r"scene.img ends \d+ bytes early: it became shorter while it was read"):
+        stream(scene, tmp_path / "out", progress=cut)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tile": 0}, "tile must be a positive number of pixels, got 0"),
+        ({"tile": 10**6, "memory": 1e6}, "a tile of 1000000 pixels takes .* give a smaller tile"),
+        ({"memory": 100.0}, "takes .* may be taken"),
+        ({"shade": "fog"}, "no endmember is named 'fog'"),
+    ],
+)
+def test_sizes_that_do_not_fit(scene, tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        stream(scene, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_says_what_is_taken(monkeypatch):
+    scene = Scene(jax.ShapeDtypeStruct((1280, 1242, 285), np.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        plan, tiles = plan_run(scene, toy())
+        assert plan.blocks * plan.block >= 1280 > (plan.blocks - 1) * plan.block
+        assert plan.block % plan.strip == 0
+        assert plan.strip * 1242 <= plan.tile <= 1.13 * plan.strip * 1242
+        assert plan.output_bytes == 1280 * 1242 * (2 * 4 + 4 + 4 + 4 + 1 + 4 + 2)
+        assert plan.host_bytes < 200 * 2**20
+        assert tiles.bytes() >= plan.tile * 285 * 4
+        assert "GiB" in str(plan) or "MiB" in str(plan)
+        small, _ = plan_run(scene, toy(), memory=40 * 2**20)
+        assert small.host_bytes <= 40 * 2**20
+
+
+# On several devices, and in several processes
+
+DEVICES = """
+import sys, numpy as np, jax, equinox as eqx, re
+from pathlib import Path
+from streams import BANDS, NODATA, cube, stream, toy, bytes_of
+import jax.numpy as jnp
+from unmix_jax import PPNM, Scene, fcls, invert, prepare, prepare_inversion, unmix
+from unmix_jax.tiles import Tiles
+
+assert len(jax.devices()) == 8
+rng = np.random.default_rng(0)
+endmembers = rng.uniform(0.1, 0.9, (6, 30)).astype(np.float32)
+pixels = (rng.dirichlet(np.ones(6), 500) @ endmembers + 0.01 * rng.normal(size=(500, 30))).astype(np.float32)
+ways = {
+    "fcls": eqx.Partial(fcls, endmembers=prepare(endmembers)),
+    "ppnm": eqx.Partial(invert, endmembers=prepare_inversion(endmembers[:3], PPNM(jnp.asarray(0.0)))),
+}
+for name, unmixer in ways.items():
+    found = [unmix(unmixer, pixels, tile=64, devices=jax.devices()[:n]) for n in (1, 2, 4, 8)]
+    for other in found[1:]:
+        for x, y in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(x, y)
+    tiles = Tiles(unmixer, 30, np.dtype(np.float32), 64, devices=jax.devices())
+    text = tiles.lowered().compile().as_text()
+    assert not re.search("all-reduce|all-gather|all-to-all|collective|reduce-scatter", text), name
+scene, out = Scene(cube(), nodata=NODATA), Path(sys.argv[1])
+for n in (1, 2, 4, 8):
+    stream(scene, out / str(n), key=jax.random.key(0), devices=jax.devices()[:n])
+    assert bytes_of(out / str(n)) == bytes_of(out / "1")
+unmix(toy(), scene, tile=16)  # on all of them
+"""
+
+
+def test_the_number_of_devices_does_not_matter(tmp_path):
+    """Forced host devices; and nothing passes between them."""
+    (tmp_path / "devices.py").write_text(DEVICES, encoding="utf-8")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "devices.py"), str(tmp_path)],
+        env={**ENVIRONMENT, "XLA_FLAGS": flags}, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def begin(tmp_path, count, pause="0"):
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, streams.__file__, str(tmp_path / "scene.hdr"), str(tmp_path / "out"), pause]
+    return [
+        subprocess.Popen([*command, address, str(count), str(number)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_number_of_processes_does_not_matter(scene, tmp_path, whole, count):
+    assert [process.wait(300) for process in begin(tmp_path, count)] == [0] * count
+    record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
+    assert record["stream"]["processes"] == count
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_lost_process_ends_the_run_which_goes_on(scene, tmp_path, whole):
+    first, second = begin(tmp_path, 2, "0.2")
+    begun = time.time()
+    while not list((tmp_path / "out" / "unfinished").glob("blocks-1.jsonl")) and time.time() - begun < 200:
+        time.sleep(0.05)
+    second.kill()
+    second.wait(60)
+    assert first.wait(200) != 0  # it does not wait for ever, and does not call it finished
+    assert not (tmp_path / "out" / "record.json").exists()
+    stream(scene, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == whole
