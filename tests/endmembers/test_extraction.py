@@ -233,3 +233,21 @@ def test_samson_is_within_the_published_range(shared_data):
     angles = [mean_sad(vca(jax.random.key(seed), cube, 3).endmembers, reference) for seed in range(10)]
     assert 0.03 < np.median(angles) < 0.16
     assert mean_sad(nfindr(KEY, cube, 3, denoise=True).endmembers, reference) < 0.16
+
+
+@extractors
+@pytest.mark.parametrize("snr", [None, 20.0])
+def test_where_numbers_of_every_pixel_are_kept_does_not_matter(extract, snr, monkeypatch, tmp_path):
+    """In a file, and looked at in parts; and the scene stays in its file."""
+    from unmix_jax.endmembers import extraction, moments
+
+    pixels, _, _ = simplex(4, snr=snr)
+    plain = extract(KEY, pixels, 4)
+    monkeypatch.setattr(extraction, "IN_MEMORY", 100)
+    monkeypatch.setattr(extraction, "AT_ONCE", 37)
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 8 * pixels.shape[1] * 53)
+    np.save(tmp_path / "pixels.npy", pixels)
+    parts = extract(KEY, np.load(tmp_path / "pixels.npy", mmap_mode="r"), 4)
+    order, other = np.argsort(plain.indices), np.argsort(parts.indices)  # rounding may let N-FINDR go another way round
+    np.testing.assert_array_equal(plain.indices[order], parts.indices[other])
+    np.testing.assert_allclose(plain.endmembers[order], parts.endmembers[other], rtol=1e-5)

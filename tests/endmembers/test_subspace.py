@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_close
 from scipy.stats import norm
 
-from unmix_jax.endmembers import subspace
+from unmix_jax.endmembers import moments
 from unmix_jax.endmembers.subspace import count_endmembers, estimate_noise, hfc, hysime, nwhfc
 from unmix_jax.scenes.scene import Scene
 
@@ -123,7 +123,7 @@ def test_several_rates_at_once_and_never_more_signals_at_a_lower_rate():
 def test_blocks_do_not_change_the_answer(monkeypatch):
     pixels, _ = mixtures(30.0)
     whole = estimate_noise(pixels)
-    monkeypatch.setattr(subspace, "BLOCK_BYTES", 8 * BANDS * 97)
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 8 * BANDS * 97)
     assert_close(estimate_noise(pixels).std, whole.std, scale=1e-3)
 
 

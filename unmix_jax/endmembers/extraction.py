@@ -1,7 +1,9 @@
 """Endmembers from the pixels of a scene: VCA and N-FINDR.
 
 Both look for the corners of the simplex that the pixels fill. The scene is read once, block by block, for
-its second moments (float64) and once more for its few coordinates; the search runs on those.
+its second moments (float64) and once more for its few coordinates; the search runs on those. Of a large
+scene they are kept in a temporary file; N-FINDR has them once more in the memory of the device, four bytes
+for each pixel and endmember.
 
 Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`; invalid pixels and bad bands
 are left out as in `unmix_jax.endmembers.subspace`. Endmembers come back on all bands, NaN in the bad ones
@@ -9,6 +11,7 @@ of a scene.
 """
 
 import math
+import tempfile
 from typing import Any
 
 import equinox as eqx
@@ -17,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from unmix_jax.endmembers.subspace import Moments, ValidPixels, eigenvectors
+from unmix_jax.endmembers.moments import Moments, ValidPixels
+from unmix_jax.endmembers.subspace import eigenvectors
 from unmix_jax.linalg import matmul, one_by_one
 
 __all__ = ["Extraction", "nfindr", "vca"]
 
+IN_MEMORY = 128 * 2**20  # bytes of numbers of every pixel
+AT_ONCE = 2**18  # pixels
 MAX_SWEEPS = 100  # a handful suffice; the volume grows strictly, so that this is only a fuse
 
 
@@ -74,11 +80,26 @@ def _project(
     data: ValidPixels, basis: Float[np.ndarray, "k good_band"], origin: Float[np.ndarray, " good_band"]
 ) -> tuple[Float[np.ndarray, "pixel k"], Int[np.ndarray, " pixel"]]:
     """Coordinates of the valid pixels in a basis about an origin, and where those pixels are."""
-    coordinates, where = [], []
+    total = math.prod(data.shape)
+    coordinates, where = _room((total, len(basis)), np.float64), _room((total,), np.int64)
+    count = 0
     for index, block in data.blocks():
-        coordinates.append((block - origin) @ basis.T)
-        where.append(index)
-    return np.concatenate(coordinates), np.concatenate(where)
+        here = slice(count, count := count + len(index))
+        coordinates[here], where[here] = (block - origin) @ basis.T, index
+    return coordinates[:count], where[:count]
+
+
+def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array for numbers of every pixel of a scene: of a large one, in a file that is gone when it is let go."""
+    if math.prod(shape) * np.dtype(dtype).itemsize <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _parts(count: int) -> list[slice]:
+    """Some pixels at a time."""
+    return [slice(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
 
 
 def _extraction(
@@ -136,16 +157,19 @@ def vca(
         _require_rank(data, moments, powers, count - 1, count)
         basis, origin = components[: count - 1], moments.mean
         points, index = _project(data, basis, origin)
-        radius = math.sqrt(np.max(np.sum(points**2, axis=1)))
-        directions = np.column_stack([points, np.full(len(points), radius)])
+        radius = math.sqrt(max(np.max(np.sum(points[some] ** 2, axis=1)) for some in _parts(len(points))))
+        directions = _room((len(points), count), np.float64)
+        directions[:, :-1], directions[:, -1] = points, radius
     else:
         powers, components = eigenvectors(moments.second)
         _require_rank(data, moments, powers, count, count)
         basis, origin = components[:count], np.zeros_like(moments.mean)
         points, index = _project(data, basis, origin)
-        height = points @ (basis @ moments.mean)
-        # A pixel orthogonal to the mean has no projective image; it cannot be a corner.
-        directions = np.divide(points, height[:, None], out=np.zeros_like(points), where=height[:, None] != 0)
+        directions = _room(points.shape, np.float64)
+        for some in _parts(len(points)):
+            height = (points[some] @ (basis @ moments.mean))[:, None]
+            # A pixel orthogonal to the mean has no projective image; it cannot be a corner.
+            directions[some] = np.where(height != 0, points[some] / np.where(height != 0, height, 1.0), 0.0)
     # The draw is float32 everywhere, so that the answer to a key does not depend on jax_enable_x64.
     draws = np.asarray(jax.random.normal(key, (count, count), dtype=jnp.float32), dtype=np.float64)
     chosen = _extremes(directions, draws)
@@ -172,7 +196,13 @@ def _extremes(points: Float[np.ndarray, "pixel k"], draws: Float[np.ndarray, "k 
     chosen = np.zeros(count, dtype=np.int64)
     for step, draw in enumerate(draws):
         direction = draw - corners @ (np.linalg.pinv(corners) @ draw)
-        chosen[step] = np.argmax(np.abs(points @ (direction / np.linalg.norm(direction))))
+        direction /= np.linalg.norm(direction)
+        most = -1.0
+        for some in _parts(len(points)):
+            reach = np.abs(points[some] @ direction)
+            best = int(np.argmax(reach))
+            if reach[best] > most:
+                most, chosen[step] = reach[best], some.start + best
         corners[:, step] = points[chosen[step]]
     return chosen
 
@@ -218,7 +248,11 @@ def nfindr(
     points, index = _project(data, basis, moments.mean)
     # Ratios of volumes do not change with the scale of an axis: unit variances keep float32 exact enough.
     spread = np.sqrt(powers[: count - 1])
-    lifted = jnp.asarray(np.column_stack([np.ones(len(points)), points / spread]).astype(data.dtype))
+    raised = np.empty((len(points), count), data.dtype)
+    raised[:, 0] = 1
+    for some in _parts(len(points)):
+        raised[some, 1:] = points[some] / spread
+    lifted = jnp.asarray(raised)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(restarts))
     starts = jax.vmap(lambda k: jax.random.randint(k, (count,), 0, len(points)))(keys)
     corners = np.asarray(_climb(lifted, starts))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from unmix_jax.endmembers.subspace import ValidPixels
+from unmix_jax.endmembers.moments import ValidPixels
 
 __all__ = ["Factorisation", "Gathered", "gather"]
 

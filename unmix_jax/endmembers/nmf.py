@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from unmix_jax.endmembers.extraction import vca
 from unmix_jax.endmembers.factorisation import Factorisation, gather
-from unmix_jax.endmembers.subspace import ValidPixels
+from unmix_jax.endmembers.moments import ValidPixels
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.least_squares import fcls
 from unmix_jax.solvers.tables import Prepared, prepare_for

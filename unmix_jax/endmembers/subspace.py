@@ -1,16 +1,14 @@
 """How noisy is the scene, and how many endmembers does it hold?
 
-Host-level analyses of a whole scene. All of them need only the mean and the second moments of the pixels,
-so one pass over the data accumulates those in float64, block by block (a memory map is never loaded
-whole), and the rest is algebra on [band, band] matrices. The answer is therefore the float64 answer,
-whatever the dtype of the data; results come back in the dtype of the data.
+Host-level analyses of a whole scene. All of them need only the mean and the second moments of the pixels, so one pass
+over the data accumulates those in float64, block by block, and the rest is algebra on [band, band] matrices. The answer
+is therefore the float64 answer, whatever the dtype of the data; results come back in that.
 
-Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixels that are NaN, no-data
-(-9999 or the scene's own value), all zero or masked are left out, and so are the bad bands of a scene.
+Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixels that are NaN, no-data (-9999 or the
+scene's own value), all zero or masked are left out, and so are the bad bands of a scene.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -19,13 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from unmix_jax.endmembers.moments import Moments, ValidPixels
 from unmix_jax.linalg import matmul
-from unmix_jax.scenes.lazy import NODATA
-from unmix_jax.scenes.scene import Scene
 
 __all__ = ["Counts", "Noise", "Subspace", "count_endmembers", "estimate_noise", "hfc", "hysime", "nwhfc"]
 
-BLOCK_BYTES = 16 * 2**20
 RIDGE = 1e-13  # of the mean band power: far below any sensor's noise, above the rounding of the Gram matrix
 
 
@@ -112,89 +108,6 @@ class Counts(NamedTuple):
         endmembers that nothing needs make the fit no better and the abundances worse.
         """
         return max(2, min(count for count in self if count is not None))
-
-
-class Moments(NamedTuple):
-    """Number of valid pixels, their mean and their second moments about zero, over the good bands."""
-
-    pixels: int
-    mean: Float[np.ndarray, " good_band"]
-    second: Float[np.ndarray, "good_band good_band"]
-
-    @property
-    def covariance(self) -> Float[np.ndarray, "good_band good_band"]:
-        """Second moments about the mean."""
-        return self.second - np.outer(self.mean, self.mean)
-
-
-class ValidPixels:
-    """The valid pixels and good bands of an array or a scene, read block by block."""
-
-    def __init__(self, pixels: Any) -> None:
-        scene = pixels if isinstance(pixels, Scene) else None
-        values = pixels.cube if isinstance(pixels, Scene) else pixels
-        if not hasattr(values, "shape"):
-            values = np.asarray(values)
-        if len(values.shape) not in (2, 3) or 0 in values.shape:
-            raise ValueError(
-                f"pixels must be [pixel, band] or [row, column, band] and not empty, got {tuple(values.shape)}"
-            )
-        self.shape: tuple[int, ...] = tuple(values.shape[:-1])
-        self.bands: int = values.shape[-1]
-        self.values = values
-        self.nodata = {NODATA} if scene is None or scene.nodata is None else {NODATA, scene.nodata}
-        good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)
-        self.good = np.arange(self.bands) if good is None else np.flatnonzero(np.asarray(good))
-        self.mask = None if mask is None else np.asarray(mask).reshape(-1)
-        kind = np.dtype(self.values.dtype)
-        self.dtype = kind if kind.kind == "f" else np.dtype(np.float32)
-
-    def blocks(self) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n good_band"]]]:
-        """Indices and float64 values of the valid pixels, a few rows at a time."""
-        width = math.prod(self.shape[1:])
-        rows = max(1, BLOCK_BYTES // (8 * self.bands * width))
-        for first in range(0, self.shape[0], rows):
-            block = np.asarray(self.values[first : first + rows]).reshape(-1, self.bands)
-            if len(self.good) < self.bands:
-                block = block[:, self.good]
-            block = block.astype(np.float64)
-            valid = np.isfinite(block.sum(axis=1)) & block.any(axis=1)
-            for nodata in self.nodata:
-                valid &= ~(block == nodata).any(axis=1)
-            start = first * width
-            if self.mask is not None:
-                valid &= self.mask[start : start + len(block)]
-            yield start + np.flatnonzero(valid), block if valid.all() else block[valid]
-
-    def spectra(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n good_band"]:
-        """Some pixels as measured, float64."""
-        rows, *rest = np.unravel_index(indices, self.shape)
-        picked = [np.asarray(self.values[int(row)]) for row in rows]
-        if rest:
-            picked = [row[column] for row, column in zip(picked, rest[0], strict=True)]
-        return np.stack(picked).astype(np.float64)[:, self.good]
-
-    def moments(self) -> Moments:
-        """Mean and second moments of the valid pixels; a ValueError where no pixel is valid."""
-        total, size = 0, len(self.good)
-        mean, second = np.zeros(size), np.zeros((size, size))
-        for index, block in self.blocks():
-            total += len(index)
-            mean += block.sum(axis=0)
-            second += block.T @ block
-        if total == 0:
-            raise ValueError(f"none of the {math.prod(self.shape)} pixels is valid (NaN, no-data, zero or masked)")
-        return Moments(total, mean / total, second / total)
-
-    def on_all_bands(self, rows: Float[np.ndarray, "*n good_band"]) -> Float[Array, "*n band"]:
-        """Spectra back on every band of the input, NaN in the bad ones, in the dtype of the data."""
-        full = np.full((*rows.shape[:-1], self.bands), np.nan)
-        full[..., self.good] = rows
-        return self.like_data(full)
-
-    def like_data(self, values: Any) -> Array:
-        """A JAX array in the dtype of the data."""
-        return jnp.asarray(np.asarray(values).astype(self.dtype))
 
 
 def eigenvectors(
