@@ -158,6 +158,35 @@ def test_an_envi_scene_keeps_its_place_on_earth(scene, tmp_path):
     np.testing.assert_allclose(np.asarray(image.load()), truth, atol=2e-4)
 
 
+def test_a_run_that_was_interrupted_goes_on(scene, tmp_path, capsys, monkeypatch):
+    path, _ = scene
+    words = ("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out", "--tile", 16)
+    with monkeypatch.context() as patch:
+        patch.setattr("unmix_jax.store.Journal.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*words) == 130
+    with monkeypatch.context() as patch:
+        patch.setattr("unmix_jax.store.Journal.write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert run(*words) == 1
+    assert "cannot be written: the disk is full. 0 of 1 blocks are done" in capsys.readouterr().err
+    assert run(*words, "--maps", "geotiff") == 1
+    assert "holds an unfinished run of something else: option maps was" in capsys.readouterr().err
+    assert run("score", tmp_path / "out", path) == 1
+    assert "an unfinished one is in unfinished" in capsys.readouterr().err
+    assert run(*words) == 0
+    assert read_results(tmp_path / "out").record["stream"]["tile"] == 16
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "unfinished").exists()
+
+
+def test_maps_and_memory(scene, tmp_path, capsys):
+    path, _ = scene
+    words = ("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out")
+    assert run(*words, "--memory", 1e-6) == 1
+    assert "may be taken" in capsys.readouterr().err
+    assert run(*words, "--maps", "geotiff", "envi", "--memory", 1.0) == 0
+    assert {"abundances.tif", "abundances.img", "results.zarr"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
 def test_score(scene, tmp_path, capsys):
     path, _ = scene
     assert run("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out") == 0

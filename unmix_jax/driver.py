@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from unmix_jax.scenes.scene import Scene
-from unmix_jax.tiles import ALIGNMENT, Tiles, default_devices, default_tile, empty_aligned, float_type, is_aligned
+from unmix_jax.sharding import default_devices
+from unmix_jax.tiles import ALIGNMENT, Tiles, default_tile, empty_aligned, float_type, is_aligned
 from unmix_jax.types import Solution
 
 __all__ = ["unmix"]

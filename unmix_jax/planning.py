@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
+from unmix_jax.sharding import default_devices
 from unmix_jax.store import named
-from unmix_jax.tiles import Tiles, default_devices, default_tile, float_type, rounded
+from unmix_jax.tiles import Tiles, default_tile, float_type, rounded
 from unmix_jax.types import Solution
 
 __all__ = ["Plan", "plan_run"]
@@ -32,7 +34,7 @@ class Plan(NamedTuple):
         buffers: strips that are in memory.
         host_bytes: memory for pixels and results that are on their way.
         device_bytes: memory of a device for tiles, results and what is in between, by its compiler.
-        output_bytes: of the arrays that are written.
+        output_bytes: of the arrays and maps that are written, at most.
         in_flight: tiles that a device is given at once.
     """
 
@@ -111,13 +113,15 @@ def plan_run(
     buffers = (flying + 1) * len(devices) + 1
     on_host = all(device.platform == "cpu" for device in devices)
     padded = -(-strip * row // tile) * tile * bands * dtype.itemsize
-    host = buffers * padded + RESULTS * block * row * pixel + on_host * len(devices) * needed
+    with Rows(scene.cube) as source:
+        kept = 0 if source.chunk == 1 else source.chunk * wide
+    host = kept + buffers * padded + RESULTS * block * row * pixel + on_host * len(devices) * needed
     if host > free:
         raise ValueError(
             f"the run takes {_size(host)} of memory and {_size(free)} may be taken: a row of this scene takes "
             f"{_size(wide)}; a smaller tile may help"
         )
-    plan = Plan(tile, strip, block, -(-rows // block), buffers, int(host), int(needed), rows * row * pixel, flying)
+    plan = Plan(tile, strip, block, -(-rows // block), buffers, int(host), int(needed), rows * row * 2 * pixel, flying)
     return plan, tiles
 
 

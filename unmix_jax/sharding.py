@@ -1,4 +1,7 @@
-"""Several processes on one scene: JAX's own engine tells who is who, and lets them wait for each other."""
+"""Several devices, and several processes on one scene.
+
+JAX's own engine tells processes who is who, and lets them wait for each other.
+"""
 
 import time
 from collections.abc import Callable
@@ -6,9 +9,15 @@ from typing import Any
 
 import jax
 
-__all__ = ["count", "is_first", "meet", "number", "own", "start_processes", "wait_for"]
+__all__ = ["count", "default_devices", "is_first", "meet", "number", "own", "start_processes", "wait_for"]
 
 PAUSE = 0.2  # seconds between two looks
+
+
+def default_devices() -> list[Any]:
+    """All devices of this process of the kind that JAX takes by default, or the one that it was told to take."""
+    told = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.local_devices(backend=told) if told is None or isinstance(told, str) else [told]
 
 
 def start_processes(

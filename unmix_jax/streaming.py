@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ RUN = "run.json"
 LOCK = "lock"
 SIZES = {"tile": "tile (pixels)", "strip": "strip (rows)", "block": "block (rows)"}
 PLUMBING = (RUN, LOCK, RECORD)
+FREE = ("scene", "out", "overwrite", "tile", "memory", "distributed", "coordinator", "processes", "process")  # options
 SAMPLED = 16  # rows that tell one scene from another, beside size and date of its file
 
 
@@ -148,11 +149,7 @@ def _identity(
     """What a run is of: it goes on only with the same."""
     arrays, static = eqx.partition(unmixer, eqx.is_array)
     found = {
-        **{
-            f"option {name}": value
-            for name, value in (config or {}).items()
-            if name not in ("scene", "out", "overwrite")
-        },
+        **{f"option {name}": value for name, value in (config or {}).items() if name not in FREE},
         **_identity_of_scene(scene),
         "endmembers": _digest(endmembers.spectra),
         "method and its numbers": _digest(eqx.tree_pformat(static), *jax.tree.leaves(arrays)),
@@ -232,9 +229,7 @@ def _taken(out: Path, wanted: Mapping[str, Any], plan: Plan, *, overwrite: bool)
     try:
         if fresh:
             erase(out, keep=(UNFINISHED,))
-            for path in folder.iterdir():
-                if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _clear(folder)
             free = shutil.disk_usage(folder).free
             if free < plan.output_bytes:
                 need = f"the results take {plan.output_bytes / 2**20:.0f} MiB"
@@ -246,9 +241,14 @@ def _taken(out: Path, wanted: Mapping[str, Any], plan: Plan, *, overwrite: bool)
         sharding.meet("taken")
         yield folder
     finally:
+        finished = (out / RECORD).is_file()
+        if finished:
+            _clear(folder)
         lock.release()
-    if (out / RECORD).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+        if finished:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def _kept(out: Path) -> dict[str, Any]:
@@ -258,6 +258,15 @@ def _kept(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _clear(folder: Path) -> None:
+    """Away with everything in it but the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _same(out: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

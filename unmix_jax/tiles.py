@@ -22,7 +22,7 @@ from unmix_jax.solvers import inversion, least_squares, sparse
 from unmix_jax.types import Solution
 
 __all__ = [
-    "ALIGNMENT", "TILE_BYTES", "Tiles", "default_devices", "default_tile", "empty_aligned", "float_type", "is_aligned",
+    "ALIGNMENT", "TILE_BYTES", "Tiles", "default_tile", "empty_aligned", "float_type", "is_aligned",
     "rounded",
 ]  # fmt: skip
 
@@ -177,12 +177,6 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     offset = -buffer.ctypes.data % ALIGNMENT
     return buffer[offset : offset + size].view(dtype).reshape(shape)
-
-
-def default_devices() -> list[Any]:
-    """All devices of this process of the kind that JAX takes by default, or the one that it was told to take."""
-    told = jax.config.jax_default_device  # type: ignore[attr-defined]
-    return jax.local_devices(backend=told) if told is None or isinstance(told, str) else [told]
 
 
 @functools.lru_cache(maxsize=64)

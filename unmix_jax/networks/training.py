@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from unmix_jax.networks.autoencoder import NetworkUnmixer
 from unmix_jax.networks.layers import added, constrained
 from unmix_jax.networks.windows import Windows
+from unmix_jax.sharding import default_devices
 
 __all__ = ["Examples", "Schedule", "Trained", "checked", "train"]
+
+SHARED = "pixel"  # axis of a batch, over devices
 
 
 class Schedule(eqx.Module):
@@ -105,6 +109,7 @@ def train(
     patience: int | None = None,
     every: int = 5,
     checkpoint: str | Path | None = None,
+    devices: Sequence[Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train one network per key.
@@ -126,13 +131,16 @@ def train(
         every: epochs between two looks at progress, patience and checkpoint; the result does not depend on it.
         checkpoint: file to keep the state of the run in; where it exists, the run goes on from it. Pixels, keys,
             starts, objective and the numbers of the schedule must be the same; the optimiser is not compared.
+        devices: that share each batch; None: all of this process of the default kind, where the batch can be divided
+            among them. Sums are then added in another order, so that results agree to rounding.
         progress: called as ``progress(epochs_done, epochs)``.
 
     Returns:
         A `Trained`.
 
     Raises:
-        ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given.
+        ValueError: if pixels are not finite, all zero, or fewer than a batch; one start per seed was not given; a batch
+            that cannot be divided among the devices.
     """
     data, scale = _data(pixels, schedule, windows)
     dtype = _dtype(data)
@@ -141,21 +149,27 @@ def train(
         if any(len(leaf) != len(keys) for leaf in jax.tree.leaves(starts)):
             raise ValueError(f"each of {len(keys)} seeds needs a start, got {len(jax.tree.leaves(starts)[0])}")
     static, carry = _begin(build, data, schedule, keys, starts)
+    mesh = _mesh(devices, schedule.batch)
     losses = np.full((keys.shape[0], schedule.epochs), np.nan, dtype)
     done = 0
     path = None if checkpoint is None else Path(checkpoint)
     mark = "" if path is None else _mark(data, keys, (starts, windows), objective, schedule, static)
     if path is not None and path.exists():
         done, losses, carry = _resume(path, mark, losses, carry)
+    if mesh is not None:
+        arrays, rest = eqx.partition((data, windows, carry), eqx.is_array)
+        data, windows, carry = eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), rest)
     while done < schedule.epochs and not _settled(losses[:, :done], patience):
         count = min(every, schedule.epochs - done)
-        carry, part = _epochs(static, objective, schedule, data, windows, carry, jnp.asarray(done), count)
+        carry, part = _epochs(static, objective, schedule, data, windows, carry, jnp.asarray(done), count, mesh)
         losses[:, done : done + count] = np.asarray(part)
         done += count
         if path is not None:
             _keep(path, mark, done, losses, carry)
         if progress is not None:
             progress(done, schedule.epochs)
+    if mesh is not None:
+        carry = jax.device_put(carry, mesh.devices.flat[0])
     arrays, _, states, _, stopped, _ = carry
     return Trained(eqx.combine(arrays, static), states, jnp.asarray(losses), stopped, jnp.asarray(scale, dtype))
 
@@ -190,6 +204,16 @@ def _data(pixels: Any, schedule: Schedule, windows: Windows | None = None) -> tu
     scale = float(values.max())
     kind = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
     return jnp.asarray((values / scale).astype(jax.dtypes.canonicalize_dtype(kind))), scale
+
+
+def _mesh(devices: Sequence[Any] | None, batch: int) -> Mesh | None:
+    """Of the devices that share a batch; None where there is one."""
+    given = default_devices() if devices is None else list(devices)
+    if batch % len(given):
+        if devices is not None:
+            raise ValueError(f"a batch of {batch} cannot be divided among {len(given)} devices")
+        return None
+    return None if len(given) == 1 else Mesh(np.asarray(given), (SHARED,), axis_types=(AxisType.Auto,))
 
 
 def _dtype(data: Any) -> Any:
@@ -228,6 +252,7 @@ def _epochs(
     carry: Any,
     first: Array,
     count: int,
+    mesh: Mesh | None,
 ) -> tuple[Any, Array]:
     """Some epochs of all seeds."""
     drawn = callable(data)
@@ -248,6 +273,8 @@ def _epochs(
             batch = data(jax.random.fold_in(own, 1 << 30), schedule.batch)
         else:
             batch = data[index] if windows is None else windows.gather(data, index)
+        if mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(SHARED)))
         (loss, new_state), slope = jax.value_and_grad(loss_of, has_aux=True)(arrays, state, batch, own)
         if len(schedule.alternate) > 1:
             slope = _of_part(slope, parts)

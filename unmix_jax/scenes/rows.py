@@ -6,7 +6,6 @@ streams a whole scene therefore reads: an error is then an error that can be tol
 
 import math
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,18 +20,21 @@ TURNED = 32  # pixels whose bands are gathered at once: what is read stays in th
 
 
 class Rows:
-    """The first axis of a cube, or of a list of spectra, read by ranges; it may be used from several threads.
+    """The first axis of a cube, or of a list of spectra, read by ranges; by one thread at a time.
 
     Attributes:
         shape: of the cube, bands last.
         path: file that is read; None: the cube is not a plain file, and is sliced.
+        chunk: rows that are stored, and therefore read, together.
     """
 
     def __init__(self, cube: Any) -> None:
         self.shape = tuple(int(n) for n in cube.shape)
-        self._cube, self._lock, self._file = cube, Lock(), None
+        self._cube, self._file = cube, None
         stored = cube.source if isinstance(cube, LazyCube) else cube
         self._layout = _layout(stored)
+        self.chunk = 1 if self._layout is not None else min(_chunk_rows(stored), self.shape[0])
+        self._kept: tuple[int, np.ndarray] = (0, np.empty((0, self.row, self.shape[-1])))
         self.path: Path | None = None
         if self._layout is not None:
             root, self._offset, self._order = self._layout
@@ -64,8 +66,7 @@ class Rows:
         """
         out = out.reshape(stop - start, self.row, self.shape[-1])
         if self._file is None:
-            values = np.asarray(self._cube[start:stop])
-            np.copyto(out, values.reshape(out.shape), casting="unsafe")
+            self._slice(start, stop, out)
         elif self._order == "bip" and self._dtype == out.dtype and not isinstance(self._cube, LazyCube):
             self._fill(out, start * self.row * self.shape[-1])
         else:
@@ -73,6 +74,22 @@ class Rows:
             for first in range(start, stop, each):
                 last = min(first + each, stop)
                 self._turn(first, last, out[first - start : last - start])
+
+    def _slice(self, start: int, stop: int, out: Float[np.ndarray, "row pixel band"]) -> None:
+        """From a cube that is sliced: of one in chunks, all rows of a chunk at once, kept until they are past."""
+        while start < stop:
+            first, values = self._kept
+            if not first <= start < first + len(values):
+                first, last = start, stop
+                if self.chunk > 1:
+                    first = start // self.chunk * self.chunk
+                    last = min(first + self.chunk, self.shape[0])
+                values = np.asarray(self._cube[first:last])
+                values = values.reshape(len(values), self.row, self.shape[-1])
+                self._kept = (first, values) if self.chunk > 1 else (0, values[:0])
+            here = values[start - first : stop - first]
+            np.copyto(out[: len(here)], here, casting="unsafe")
+            start, out = start + len(here), out[len(here) :]
 
     def _turn(self, start: int, stop: int, out: Float[np.ndarray, "row pixel band"]) -> None:
         """A few rows that are stored in another order or as other numbers."""
@@ -102,14 +119,22 @@ class Rows:
         """Numbers of the file, from one on, into contiguous memory."""
         view = out.data.cast("B")
         place = self._offset + first * self._dtype.itemsize
-        with self._lock:
-            assert self._file is not None
-            self._file.seek(place)
-            while view:
-                count = self._file.readinto(view)
-                if not count:
-                    raise OSError(f"{self.path} ends {len(view)} bytes early: it became shorter while it was read")
-                view = view[count:]
+        assert self._file is not None
+        self._file.seek(place)
+        while view:
+            count = self._file.readinto(view)
+            if not count:
+                raise OSError(f"{self.path} ends {len(view)} bytes early: it became shorter while it was read")
+            view = view[count:]
+
+
+def _chunk_rows(stored: Any) -> int:
+    """Rows in a chunk of a Zarr array or of a NetCDF variable; 1 of what is not in chunks."""
+    chunks: Any = getattr(stored, "chunks", None) or getattr(stored, "encoding", {}).get("chunksizes")
+    try:
+        return int(chunks[0])
+    except (TypeError, IndexError, KeyError):
+        return 1
 
 
 def _layout(stored: Any) -> tuple[np.memmap, int, str] | None:
