@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -37,11 +37,13 @@ WRONG = {
 class _Block:
     """Arrays of a block while its tiles come in."""
 
-    def __init__(self, number: int, rows: slice, lead: tuple[int, ...], shapes: dict[str, Any], strips: int) -> None:
-        self.number, self.rows, self.left = number, rows, strips
+    def __init__(
+        self, number: int, rows: slice, lead: tuple[int, ...], room: dict[str, np.ndarray], strips: int
+    ) -> None:
+        self.number, self.rows, self.left, self.room = number, rows, strips, room
         self.lead = (rows.stop - rows.start, *lead[1:])
         pixels = int(np.prod(self.lead))
-        self.arrays = {name: np.empty((pixels, *leaf.shape), leaf.dtype) for name, leaf in shapes.items()}
+        self.arrays = {name: values[:pixels] for name, values in room.items()}
         self.valid = np.empty(pixels, bool)
 
     def finished(self, mask: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -91,6 +93,7 @@ class Pipeline:
         self._shapes = named(tiles.shapes())
         self.spent = {"read": 0.0, "solve": 0.0, "write": 0.0}
         self._writes: deque[Future[None]] = deque()
+        self._rooms: SimpleQueue[dict[str, np.ndarray]] = SimpleQueue()
         self._flying: deque[tuple[list[_Part], Future[None]]] = deque()
         self._unsure = self._seen = 0
         blocks = journal.store.blocks
@@ -144,10 +147,17 @@ class Pipeline:
         for number in todo:
             rows = self.journal.store.blocks[number]
             starts = range(rows.start, rows.stop, self.plan.strip)
-            block = _Block(number, rows, self.scene.shape, self._shapes, len(starts))
+            block = _Block(number, rows, self.scene.shape, self._room(), len(starts))
             for start in starts:
                 stop = min(start + self.plan.strip, rows.stop)
                 yield _Strip(block, slice(start, stop), -(-(stop - start) * self._row // self.tiles.tile))
+
+    def _room(self) -> dict[str, np.ndarray]:
+        """Arrays for a block: those of one that is written, where there is one."""
+        if not self._rooms.empty():
+            return self._rooms.get()
+        pixels = self.plan.block * self._row
+        return {name: np.empty((pixels, *leaf.shape), leaf.dtype) for name, leaf in self._shapes.items()}
 
     @staticmethod
     def _some(strips: Iterator[_Strip], count: int) -> list[_Strip]:
@@ -215,15 +225,16 @@ class Pipeline:
         self._seen += int(block.valid.sum())
         self._unsure += int(np.sum(block.valid & ~block.arrays["converged"]))
         self._written(WAITING - 1)
-        self._writes.append(self._writer.submit(self._keep, block.number, arrays))
+        self._writes.append(self._writer.submit(self._keep, block, arrays))
         self._report(block.valid.size)
 
-    def _keep(self, number: int, arrays: dict[str, np.ndarray]) -> None:
+    def _keep(self, block: _Block, arrays: dict[str, np.ndarray]) -> None:
         """In the writer's thread."""
         begun = time.perf_counter()
-        self.journal.write(number, arrays)
+        self.journal.write(block.number, arrays)
         if self._kept is not None:
-            self._kept(number, arrays)
+            self._kept(block.number, arrays)
+        self._rooms.put(block.room)
         self.spent["write"] += time.perf_counter() - begun
 
     def _written(self, waiting: int) -> None:

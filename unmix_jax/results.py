@@ -51,7 +51,7 @@ OWN_FILES = (
     *(f"{name}{ext}" for name in MAPS for ext in (".img", ".hdr", ".tif")),
 )
 BLOCK_BYTES = 16 * 2**20  # of abundances, in one chunk of what is written at once
-MEDIAN_OF = 4_000_000  # gaps
+MEDIAN_OF = 1_000_000  # gaps
 ENDS = {"envi": ".hdr", "geotiff": ".tif"}
 LOOKED_AT = ("abundances", "residual", "gap", "steps", "converged", "unique")
 
