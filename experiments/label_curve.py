@@ -2,8 +2,8 @@
 
     python experiments/label_curve.py
 
-Twenty minutes on one core, to which it binds itself. "Gulfport synthetic" of `infrarender_table1.py`: mixtures of one to
-three pixels of the right half; labelled spectra are such mixtures of the left half, so many of them and no more, each
+Twenty minutes on one core, to which it binds itself. "Gulfport synthetic" of `infrarender_table1.py`: mixtures of one
+to three pixels of the right half; labelled spectra are such mixtures of the left half, so many and no more, each
 with its abundances. CNN-1D, as published and modified, learns from these alone; inverse rendering from these and from
 rendered centroids of the classes, n labels making up n / (2 n + 200) of a batch; synthesis and FCLS have the centroids
 and no labelled mixture. (Centroids are K-means of the labelled pixels of the left half, so that all methods have had
@@ -15,7 +15,7 @@ those labels.) After the blog of InfraRender's author: labelled data decides whi
 - `crossing_labels`: labels from which a CNN, the better of the two at each number, beats synthesis (interpolated in the
   logarithm; null: never); `crossing_inverse_labels`: from which it beats inverse rendering.
 
-Expected: a CNN beats synthesis (0.385) from 230 labelled mixtures on, FCLS (0.333) from 400, and inverse rendering at no
+Expected: a CNN beats synthesis (0.385) from 230 labelled mixtures on, FCLS (0.333) from 400, inverse rendering at no
 number of them. CNN-1D has 0.76 ± 0.14, 0.46, 0.262 and 0.244 with 10, 100, 1000 and 10 000 labels, modified 0.62, 0.48,
 0.37 and 0.28; inverse rendering 0.271 with none, and 0.274, 0.291, 0.259 and 0.226: it gains nothing from a hundred
 labels, which the network learns by heart, and is as good as a CNN with a thousand before it has seen one.

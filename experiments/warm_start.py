@@ -27,7 +27,7 @@ synthesis, in 0.21 of its time; among six endmembers 0.83 in 0.16) and 0.0077 po
 warm start and better here. A part of that is the shorter list alone: begun at what `marginal` has, among as many
 endmembers, synthesis has 0.0118 (0.94) in the same time, so that the network is worth 0.94 to 0.78. In two of a hundred
 spectra its own abundances stay. A training takes 480 CPU s. The network's rendering misses spectra by five times the
-noise (`network_chi2` 24): its displacements are a coarse guess. Networks flag tenfold noise and reversed spectra, and not
+noise (`network_chi2` 24): its displacements are a coarse guess. They flag tenfold noise and reversed spectra, and not
 features of a few per cent or another contrast, which mixtures of 37 minerals that vary can imitate. Networks were told
 that mixtures have 3 to 5 endmembers, solvers were not: one that was told 1 to 8 has 0.0154, and 0.0116 (0.93) warm.
 """
