@@ -316,7 +316,7 @@ class Tally(NamedTuple):
         return cls(
             pixels, len(abundances), int(converged.sum()), int(steps.sum(dtype=np.int64)), known.size,
             float(np.einsum("p,p->", known, known, dtype=np.float64)),
-            None if unique is None else int(unique.size - unique.sum()), finite[::every],
+            None if unique is None else int(unique.size - unique.sum()), finite[::every].copy(),
             float(finite.max()) if finite.size else -np.inf, np.asarray(np.nansum(abundances, 0, dtype=np.float64)),
         )  # fmt: skip
 
