@@ -457,10 +457,12 @@ endmembers = rng.uniform(0.1, 0.9, (6, 30)).astype(np.float32)
 pixels = (rng.dirichlet(np.ones(6), 500) @ endmembers + 0.01 * rng.normal(size=(500, 30))).astype(np.float32)
 ways = {
     "fcls": eqx.Partial(fcls, endmembers=prepare(endmembers)),
+    "few": eqx.Partial(fcls, endmembers=prepare(endmembers[:3])),
     "ppnm": eqx.Partial(invert, endmembers=prepare_inversion(endmembers[:3], PPNM(jnp.asarray(0.0)))),
 }
 for name, unmixer in ways.items():
-    found = [unmix(unmixer, pixels, tile=64, devices=jax.devices()[:n]) for n in (1, 2, 4, 8)]
+    counts = (1, 2, 4, 8) if name == "few" else (1, 8)
+    found = [unmix(unmixer, pixels, tile=64, devices=jax.devices()[:n]) for n in counts]
     for other in found[1:]:
         for x, y in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(x, y)

@@ -275,7 +275,8 @@ def unmix(
     if distributed or coordinator is not None:
         start_processes(coordinator, processes, process)
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():
-        record = unmix_scene(options, keys=_keys(key), command=_command(), say=print)
+        say = print if is_first() else lambda _: None
+        record = unmix_scene(options, keys=_keys(key), command=_command(), say=say)
     if not is_first():
         return
     shares = record["mean_abundances"] or [None] * len(record["endmembers"])

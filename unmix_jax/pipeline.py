@@ -7,7 +7,7 @@ block is what is written at once. Reading and writing have a thread each, and so
 import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,11 +96,10 @@ class Pipeline:
         self._rooms: SimpleQueue[dict[str, np.ndarray]] = SimpleQueue()
         self._flying: deque[tuple[list[_Part], Future[None]]] = deque()
         self._unsure = self._seen = 0
-        blocks = journal.store.blocks
-        self._done = sum(blocks[n].stop - blocks[n].start for n in journal.done) * self._row
+        self._done = self._total = 0
 
-    def run(self, todo: list[int]) -> None:
-        """Unmix these blocks.
+    def run(self, own: Iterable[int]) -> None:
+        """Unmix those of these blocks that are not done.
 
         Raises:
             OSError: something cannot be read or written; what was done is kept.
@@ -110,6 +109,10 @@ class Pipeline:
         self._free: SimpleQueue[np.ndarray] = SimpleQueue()
         for _ in range(self.plan.buffers):
             self._free.put(empty_aligned(size, self.tiles.dtype))
+        pixels = {n: (rows.stop - rows.start) * self._row for n, rows in enumerate(self.journal.store.blocks)}
+        todo = [n for n in own if n not in self.journal.done]
+        self._total = sum(pixels[n] for n in own)
+        self._done = self._total - sum(pixels[n] for n in todo)
         self._report(0)
         with (
             Rows(self.scene.cube) as rows,
@@ -247,7 +250,7 @@ class Pipeline:
         """Say how far it is."""
         self._done += pixels
         if self._progress is not None:
-            self._progress(self._done, self._row * self.scene.shape[0], self._unsure / max(self._seen, 1))
+            self._progress(self._done, self._total, self._unsure / max(self._seen, 1))
 
 
 @contextmanager

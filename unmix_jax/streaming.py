@@ -82,7 +82,8 @@ def unmix_file(
         more: further entries of the record, or what makes them of its counts.
         finishing: called with the folder and the record before all is moved in place, to add files.
         overwrite: replace what is in the folder.
-        progress: called as ``progress(pixels_done, pixels_in_all, share_of_these_not_converged)``.
+        progress: called as ``progress(pixels_done, pixels_in_all, share_of_these_not_converged)``, of several processes
+            each of its own.
 
     Returns:
         The record of the run.
@@ -119,7 +120,7 @@ def unmix_file(
                 scene, tiles, plan, journal, out, keyed=key is not None, progress=progress,
                 kept=None if finisher is None else finisher.add,
             )  # fmt: skip
-            stream.run([n for n in sharding.own(plan.blocks) if n not in journal.done])
+            stream.run(sharding.own(plan.blocks))
             sharding.wait_for(journal.complete)
             record: dict[str, Any] = {}
             if finisher is not None:

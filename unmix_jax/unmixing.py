@@ -1,5 +1,6 @@
 """Unmix a scene from files to a report: the work of ``unmix-jax unmix``, and what it shares with other commands."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from unmix_jax import sharding
 from unmix_jax.endmembers import extraction
 from unmix_jax.endmembers.subspace import Counts, count_endmembers
 from unmix_jax.report import write_run_report
@@ -55,6 +57,8 @@ def unmix_scene(
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
         _require_blind(options)
+        if sharding.count() > 1:
+            raise ValueError(f"--method {options['method']} runs in one process, not in {sharding.count()}")
     for name in ("seeds", "gauge"):
         if options["method"] in LINEAR and options[name] is not None:
             raise ValueError(f"--{name} goes with methods that find endmembers, not with --method {options['method']}")
@@ -99,7 +103,7 @@ def _stream(
             command=command, extracted=extracted, baseline=baseline,
         )  # fmt: skip
 
-    with progress_bar("unmixing") as progress:
+    with progress_bar("unmixing") if sharding.is_first() else contextlib.nullcontext() as progress:
         return unmix_file(
             scene, unmixer, options["out"], endmembers=library, good_bands=library.good_bands, tile=options["tile"],
             memory=None if options["memory"] is None else options["memory"] * 2**30, maps=options["maps"],
