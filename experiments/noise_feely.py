@@ -2,7 +2,7 @@
 
     python experiments/noise_feely.py
 
-Forty minutes on one core, to which it binds itself. 30 rocks of Feely et al., every third valid one, 400–1400 cm⁻¹. The noise
+Forty minutes on one core, to which it binds itself. 30 rocks of Feely et al., each third, 400–1400 cm⁻¹. The noise
 is constant in radiance, so that in emissivity it is σ(ω) ∝ 1 / B(ω, 330 K) (the paper prints its variance as 1/B; an
 emissivity is a radiance divided by B); its root mean square over the bands is what is varied. Minerals, box and what
 the model misses are as in `infrarender_feely.py`. Methods but FCLS are told how large the noise is: solvers weigh,
