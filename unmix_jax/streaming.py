@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ LOCK = "lock"
 SIZES = {"tile": "tile (pixels)", "strip": "strip (rows)", "block": "block (rows)"}
 PLUMBING = (RUN, LOCK, RECORD)
 FREE = ("scene", "out", "overwrite", "tile", "memory", "distributed", "coordinator", "processes", "process")  # options
+SYNCED = 16  # files that are brought to the disk at once
 SAMPLED = 16  # rows that tell one scene from another, beside size and date of its file
 
 
@@ -208,6 +210,15 @@ def check_run(out: str | Path, *, overwrite: bool = False) -> None:
         check_folder(out, overwrite=overwrite)
 
 
+def _sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 @contextmanager
 def _taken(out: Path, wanted: Mapping[str, Any], plan: Plan, *, overwrite: bool) -> Iterator[Path]:
     """The folder of what is unfinished, which no other run may use meanwhile; it is the same run, or a new one."""
@@ -285,7 +296,9 @@ def _same(out: Path, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None
 
 
 def _put_in_place(folder: Path, out: Path) -> None:
-    """Move what is finished to where it belongs, the record last."""
+    """Move what is finished to where it belongs, the record last, once everything is on the disk."""
+    with ThreadPoolExecutor(SYNCED) as pool:
+        list(pool.map(_sync, (path for path in folder.rglob("*") if path.is_file())))
     names = [path.name for path in folder.iterdir() if path.name not in PLUMBING and path.suffix != ".jsonl"]
     for name in [*names, RECORD]:
         if (out / name).is_dir():
