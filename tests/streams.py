@@ -1,6 +1,6 @@
 """A scene in a file, a cheap unmixer, and what a run left behind: for tests of whole runs, in this process or others.
 
-As a script it is one process of a run: ``python streams.py SCENE.hdr OUT [SLEEP] [COORDINATOR COUNT NUMBER]``.
+As a script it is one process of a run: ``python streams.py SCENE.hdr OUT SLEEP [COORDINATOR COUNT NUMBER [GAIN]]``.
 """
 
 import hashlib
@@ -85,4 +85,5 @@ if __name__ == "__main__":
         from unmix_jax.sharding import start_processes
 
         start_processes(rest[0], int(rest[1]), int(rest[2]), timeout=10)
-    stream(read_scene(header), Path(folder), progress=lambda *_: time.sleep(float(pause)))
+    gain = jnp.asarray([float(rest[3]) if len(rest) > 3 else 1.0, 2.0], jnp.float32)
+    stream(read_scene(header), Path(folder), Toy(gain), progress=lambda *_: time.sleep(float(pause)))

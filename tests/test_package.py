@@ -27,6 +27,7 @@ ORDER = (
     {"tiles", "store"},
     {"driver", "planning", "results"},
     {"pipeline", "readout"},
+    {"resuming"},
     {"streaming"},
     {"blind", "page"},
     {"plots", "report", "fitting", "learning"},

@@ -19,11 +19,11 @@ import pytest
 import streams
 from streams import BANDS, COLUMNS, LIBRARY, NODATA, ROWS, bytes_of, cube, stream, toy, write_envi
 
-from unmix_jax import Scene, plan_run, planning, read_results, read_scene, unmix
+from unmix_jax import Scene, plan_run, planning, read_results, read_scene, resuming, unmix, write_results
+from unmix_jax.resuming import check_run
 from unmix_jax.scenes.lazy import LazyCube
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.store import Journal
-from unmix_jax.streaming import check_run
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
 
@@ -227,8 +227,10 @@ def test_a_stopped_run_goes_on(scene, tmp_path, whole, at):
     assert bytes_of(tmp_path / "out") == whole
 
 
-def test_a_run_that_was_stopped_as_it_put_things_in_place_goes_on(scene, tmp_path, whole, monkeypatch):
-    replace, left = os.replace, 2
+@pytest.mark.parametrize("moves", range(9))
+def test_a_run_that_was_stopped_as_it_put_things_in_place_goes_on(scene, tmp_path, whole, monkeypatch, moves):
+    """After each move, twice; after the last, before anything is cleared away."""
+    replace, clear = os.replace, resuming._clear
 
     def halting(source, target):
         nonlocal left
@@ -238,14 +240,21 @@ def test_a_run_that_was_stopped_as_it_put_things_in_place_goes_on(scene, tmp_pat
                 raise Stop
         return replace(source, target)
 
-    for _ in range(4):  # one more is in place at each attempt
-        monkeypatch.setattr("unmix_jax.streaming.os.replace", halting)
-        with pytest.raises(Stop):
-            stream(scene, tmp_path / "out")
-        left = 2
-    monkeypatch.setattr("unmix_jax.streaming.os.replace", replace)
-    stream(scene, tmp_path / "out")
+    def never(folder):
+        if (folder.parent / "record.json").exists():
+            raise Stop
+        clear(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unmix_jax.resuming.os.replace", halting)
+        patch.setattr("unmix_jax.resuming._clear", never)
+        for _ in range(2):
+            left = moves
+            with pytest.raises(Stop):
+                stream(scene, tmp_path / "out")
+    record = stream(scene, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == whole
+    assert read_results(tmp_path / "out").record == record
 
 
 @pytest.mark.parametrize("damage", ["shorter", "other", "gone"])
@@ -289,6 +298,27 @@ def test_killed_at_any_moment(scene, tmp_path, whole):
         if kill:
             assert {path.name for path in (tmp_path / "out").iterdir()} == {"unfinished"}
     assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_run_that_overwrites_goes_on_as_well(scene, tmp_path, whole):
+    """A job that is queued again with its command as it was; but something else is begun anew."""
+    stream(scene, tmp_path / "out", tile=32)
+    for at in (3, 2):
+        with pytest.raises(Stop):
+            stream(scene, tmp_path / "out", overwrite=True, progress=stopping(at))
+    assert stream(scene, tmp_path / "out", overwrite=True)["stream"]["blocks_found_done"] >= 2
+    assert bytes_of(tmp_path / "out") == whole
+
+
+@pytest.mark.usefixtures("x64")
+def test_double_precision_goes_on_as_well(tmp_path):
+    scene = Scene(cube().astype(np.float64) / 300, nodata=NODATA / 300)
+    stream(scene, tmp_path / "whole", shade="two")
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", shade="two", progress=stopping(3))
+    stream(scene, tmp_path / "out", shade="two")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert read_results(tmp_path / "out").solution.abundances.dtype == np.float64
 
 
 # What is refused
@@ -341,9 +371,12 @@ def test_two_runs_in_one_folder(scene, tmp_path, whole):
                 with pytest.raises(ValueError, match="another run is writing to"):
                     stream(scene, tmp_path / "out", **options)
                 refused.append(options)
+            with pytest.raises(ValueError, match="another run is writing to"):
+                write_results(tmp_path / "out", unmix(toy(), scene), scene, endmembers=LIBRARY, overwrite=True)
+            refused.append("results")
 
     stream(scene, tmp_path / "out", progress=second)
-    assert len(refused) == 2
+    assert len(refused) == 3
     assert bytes_of(tmp_path / "out") == whole
     with pytest.raises(ValueError, match="holds another run"):
         stream(scene, tmp_path / "out")
@@ -377,11 +410,36 @@ def test_a_disk_that_takes_no_more(scene, tmp_path, whole, monkeypatch, number, 
     assert bytes_of(tmp_path / "out") == whole
 
 
+def test_a_run_that_needs_more_memory_than_there_is_now(scene, tmp_path):
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", tile=None, progress=stopping(1))
+    with pytest.raises(ValueError, match="so large are those of the unfinished run"):
+        stream(scene, tmp_path / "out", tile=None, memory=1000.0)
+
+
+@pytest.mark.parametrize("nodata", [np.inf, -np.inf, np.nan, 0.1])
+def test_any_number_may_mark_missing_data(scene, tmp_path, nodata):
+    other = Scene(cube(), nodata=nodata)
+    with pytest.raises(Stop):
+        stream(other, tmp_path / "out", progress=stopping(2))
+    stream(other, tmp_path / "out")
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), other, tile=16))
+
+
+def test_an_empty_part_of_a_solution(scene, tmp_path):
+    class Empty(streams.Toy):
+        def __call__(self, pixel, *, key=None):
+            return dataclasses.replace(super().__call__(pixel), fitted={"none": pixel[:0]})
+
+    stream(scene, tmp_path / "out", unmixer=Empty(jnp.asarray([1.0, 2.0])))
+    assert read_results(tmp_path / "out").solution.fitted["none"].shape == (ROWS, COLUMNS, 0)
+
+
 def test_no_room_is_told_before_the_run(scene, tmp_path, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("unmix_jax.streaming.shutil.disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr("unmix_jax.resuming.shutil.disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(OSError, match="has room for 0 MiB, the results take"):
         stream(scene, tmp_path / "out")
 
@@ -414,9 +472,12 @@ def test_a_file_that_becomes_shorter_while_it_is_read(scene, tmp_path):
     ("options", "said"),
     [
         ({"tile": 0}, "tile must be a positive number of pixels, got 0"),
-        ({"tile": 10**6, "memory": 1e6}, "a tile of 1000000 pixels takes .* give a smaller tile"),
-        ({"memory": 100.0}, "takes .* may be taken"),
+        ({"tile": 10**6, "memory": 1e6}, r"tiles of 1000000 pixels .* give a smaller tile"),
+        ({"memory": 100.0}, "take .* may be taken"),
         ({"shade": "fog"}, "no endmember is named 'fog'"),
+        ({"maps": ("png",)}, "maps are envi or geotiff, got png"),
+        ({"good_bands": np.ones(3, bool)}, r"good_bands has shape \(3,\), pixels have 4 bands"),
+        ({"endmembers": LIBRARY.select([0])}, r"abundances of shape \(2,\), there are 1 endmembers"),
     ],
 )
 def test_sizes_that_do_not_fit(scene, tmp_path, options, said):
@@ -433,7 +494,7 @@ def test_the_plan_says_what_is_taken(monkeypatch):
         assert plan.blocks * plan.block >= 1280 > (plan.blocks - 1) * plan.block
         assert plan.block % plan.strip == 0
         assert plan.strip * 1242 <= plan.tile <= 1.13 * plan.strip * 1242
-        assert plan.output_bytes == 2 * 1280 * 1242 * (2 * 4 + 4 + 4 + 4 + 1 + 4 + 2)
+        assert plan.output_bytes == 1280 * 1242 * (2 * 4 + 4 + 4 + 4 + 1 + 4 + 2 + 4 * (2 * 2 + 2))
         assert plan.host_bytes < 200 * 2**20
         assert tiles.bytes() >= plan.tile * 285 * 4
         assert "GiB" in str(plan) or "MiB" in str(plan)
@@ -510,18 +571,28 @@ def free_port():
         return found.getsockname()[1]
 
 
-def begin(tmp_path, count, pause="0"):
+def begin(tmp_path, count, pause="0", others=()):
+    """Processes of a run; all but the first with other arguments."""
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, streams.__file__, str(tmp_path / "scene.hdr"), str(tmp_path / "out"), pause]
     return [
-        subprocess.Popen([*command, address, str(count), str(number)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*command, address, str(count), str(number), *(others if number else ())],
+            env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+        )
         for number in range(count)
-    ]
+    ]  # fmt: skip
+
+
+def ended(processes):
+    """How processes ended, and what they said."""
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    return [process.returncode for process in processes], told
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_number_of_processes_does_not_matter(scene, tmp_path, whole, count):
-    assert [process.wait(300) for process in begin(tmp_path, count)] == [0] * count
+    assert ended(begin(tmp_path, count))[0] == [0] * count
     record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
     assert record["stream"]["processes"] == count
     assert bytes_of(tmp_path / "out") == whole
@@ -533,8 +604,18 @@ def test_a_lost_process_ends_the_run_which_goes_on(scene, tmp_path, whole):
     while not list((tmp_path / "out" / "unfinished").glob("blocks-1.jsonl")) and time.time() - begun < 200:
         time.sleep(0.05)
     second.kill()
-    second.wait(60)
-    assert first.wait(200) != 0  # it does not wait for ever, and does not call it finished
+    codes, _ = ended([first, second])
+    assert codes[0] != 0  # it does not wait for ever, and does not call it finished
     assert not (tmp_path / "out" / "record.json").exists()
+    stream(scene, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_a_process_that_does_something_else_ends_the_run(scene, tmp_path, whole):
+    """It says what is different; the other says that it failed."""
+    codes, told = ended(begin(tmp_path, 2, others=("2.0",)))
+    assert 0 not in codes
+    assert "method and its numbers was" in told[1]
+    assert "process 1 of this run failed and says why" in told[0]
     stream(scene, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == whole

@@ -272,6 +272,8 @@ def unmix(
     from unmix_jax.sharding import is_first, start_processes
     from unmix_jax.unmixing import unmix_scene
 
+    if coordinator is None and not processes == process is None:
+        raise ValueError("--processes and --process go with --coordinator")
     if distributed or coordinator is not None:
         start_processes(coordinator, processes, process)
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from unmix_jax.planning import Plan
+from unmix_jax.planning import WAITING, Plan
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.store import Journal, named
@@ -25,7 +25,6 @@ from unmix_jax.tiles import Tiles, empty_aligned
 
 __all__ = ["Pipeline", "explained"]
 
-WAITING = 2  # blocks that may wait to be written
 WRONG = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",
@@ -263,7 +262,8 @@ def explained(out: Path, journal: Journal | None = None, *, reading: bool = Fals
             f". {len(journal.done)} of {len(journal.store.blocks)} blocks are done and kept; "
             "the same command goes on from there"
         )  # fmt: skip
+        number = error.errno or errno.EIO
         if reading:
-            raise OSError(error.errno, f"the scene cannot be read: {error}{kept}") from error
+            raise OSError(number, f"the scene cannot be read: {error}{kept}") from error
         what = WRONG.get(error.errno or 0, str(error))
-        raise OSError(error.errno, f"{str(out)!r} cannot be written: {what}{kept}") from error
+        raise OSError(number, f"{str(out)!r} cannot be written: {what}{kept}") from error

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,20 @@ __all__ = ["Plan", "plan_run"]
 
 STRIP_BYTES = 8 * 2**20  # of pixels that are read at once: four strips fit the last cache beside what is computed
 BLOCK_BYTES = 64 * 2**20  # of pixels in a block: what is written and done at once
-RESULTS = 4  # blocks of results: one or two come in, two wait to be written
+WAITING = 2  # blocks that may wait to be written
 IN_FLIGHT = 2  # tiles that a device is given at once
 SHARE = 0.8  # of the free memory that a run may take
 LEAST = 16  # pixels of a tile
+GROUPS = "/sys/fs/cgroup/"
+CONTAINERS = (
+    (f"{GROUPS}memory.max", f"{GROUPS}memory.current", f"{GROUPS}memory.stat", "inactive_file"),
+    (
+        f"{GROUPS}memory/memory.limit_in_bytes",
+        f"{GROUPS}memory/memory.usage_in_bytes",
+        f"{GROUPS}memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 
 
 class Plan(NamedTuple):
@@ -59,7 +70,7 @@ class Plan(NamedTuple):
 def plan_run(
     scene: Scene, unmixer: Callable[..., Solution], *, tile: int | None = None, strip: int | None = None,
     block: int | None = None, memory: float | None = None, devices: Sequence[Any] | None = None, key: Any = None,
-    good_bands: Any = None,
+    good_bands: Any = None, maps: int = 1,
 ) -> tuple[Plan, Tiles]:  # fmt: skip
     """Choose tiles that fit the device and blocks that fit the memory.
 
@@ -73,6 +84,7 @@ def plan_run(
         devices: as in `unmix`.
         key: as in `unmix`.
         good_bands: as in `unmix`.
+        maps: kinds of images that are written.
 
     Returns:
         The sizes, and the compiled tiles.
@@ -90,39 +102,39 @@ def plan_run(
     options: dict[str, Any] = {"good_bands": good_bands, "nodata": scene.nodata, "key": key, "devices": devices}
     shapes = named(Tiles(unmixer, bands, dtype, LEAST, **options).shapes())
     pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in shapes.values())
-    given, usual = tile, max(1024, min(STRIP_BYTES, free / 16) // (bands * dtype.itemsize))
-    if strip is None:
-        strip = _strip(rows, row, usual) if given is None else min(rows, max(1, given // row))
-    if block is None:
-        most = min(BLOCK_BYTES / wide, free / (4 * RESULTS * row * pixel))
-        block = min(rows, strip * max(1, int(most / strip)))
-    tile = given or (rounded(strip * row) if strip * row <= 1.5 * usual else default_tile(row, bands, dtype.itemsize))
+    mapped = 4 * maps * (2 * math.prod(shapes["abundances"].shape) + 2)  # with those without shade
+    with Rows(scene.cube) as source:
+        chunk = 0 if source.chunk == 1 else source.chunk * wide
+    chosen = tile, strip, block
+    usual = max(1024, STRIP_BYTES // (bands * dtype.itemsize))
     while True:
-        tiles = Tiles(unmixer, bands, dtype, tile, **options)
+        strip = chosen[1] or (_strip(rows, row, usual) if tile is None else min(rows, max(1, tile // row)))
+        size = tile or (
+            rounded(strip * row) if strip * row <= 1.5 * usual else default_tile(row, bands, dtype.itemsize)
+        )
+        size = min(size, rounded(usual)) if tile is None else size
+        block = chosen[2] or min(rows, strip * max(1, int(min(BLOCK_BYTES, usual * bands * 32) / wide / strip)))
+        tiles = Tiles(unmixer, bands, dtype, size, **options)
         flying = 1 if tiles.may_wait() else IN_FLIGHT
         needed = flying * tiles.bytes()
+        buffers = (flying + 1) * len(devices) + 1
+        out = -(-(buffers + 1) * strip // block) + WAITING + 1  # blocks of results: some come in, some wait
+        on_host = all(device.platform == "cpu" for device in devices)
+        padded = -(-strip * row // size) * size * bands * dtype.itemsize
+        host = chunk + buffers * padded + out * block * row * pixel + on_host * len(devices) * needed
         limit = _device_memory(devices[0], free)
-        if needed <= limit:
+        if needed <= limit and host <= free:
             break
-        if given is not None or tile <= LEAST:
+        if chosen != (None, None, None) or usual <= LEAST:
+            takes, what = (needed, "the device's ") if needed > limit else (host, "")
             raise ValueError(
-                f"a tile of {tile} pixels takes {_size(needed)} of the device's memory and {_size(limit)} may be "
-                f"taken: {'give a smaller tile' if given is not None else 'this method does not fit'}"
+                f"tiles of {size} pixels and blocks of {block} rows take {_size(takes)} of {what}memory, "
+                f"and {_size(min(limit, free))} may be taken"
+                + (": give a smaller tile" if tile is not None and strip > 1 else "")
             )
-        tile = max(LEAST, tile // 2)
-    buffers = (flying + 1) * len(devices) + 1
-    on_host = all(device.platform == "cpu" for device in devices)
-    padded = -(-strip * row // tile) * tile * bands * dtype.itemsize
-    with Rows(scene.cube) as source:
-        kept = 0 if source.chunk == 1 else source.chunk * wide
-    host = kept + buffers * padded + RESULTS * block * row * pixel + on_host * len(devices) * needed
-    if host > free:
-        raise ValueError(
-            f"the run takes {_size(host)} of memory and {_size(free)} may be taken: a row of this scene takes "
-            f"{_size(wide)}; a smaller tile may help"
-        )
-    plan = Plan(tile, strip, block, -(-rows // block), buffers, int(host), int(needed), rows * row * 2 * pixel, flying)
-    return plan, tiles
+        usual = max(LEAST, usual // 2)
+    written = rows * row * (pixel + mapped)
+    return Plan(size, strip, block, -(-rows // block), buffers, int(host), int(needed), written, flying), tiles
 
 
 def _strip(rows: int, row: int, usual: int | float) -> int:
@@ -138,12 +150,14 @@ def _free_memory() -> int:
     import psutil
 
     free = psutil.virtual_memory().available
-    try:  # a container's own limit
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as most, open("/sys/fs/cgroup/memory.current") as now:
-            free = min(free, int(most.read()) - int(now.read()))
-    except (OSError, ValueError):
-        pass
-    return free
+    for most, now, stat, pages in CONTAINERS:  # a container's own limit; what it keeps of files can be let go
+        try:
+            told = dict(line.split() for line in Path(stat).read_text(encoding="ascii").splitlines())
+            used = int(Path(now).read_text(encoding="ascii")) - int(told.get(pages, 0))
+            free = min(free, int(Path(most).read_text(encoding="ascii")) - used)
+        except (OSError, ValueError):
+            continue
+    return max(free, 0)
 
 
 def _device_memory(device: Any, host: int | float) -> int | float:

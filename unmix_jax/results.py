@@ -21,7 +21,7 @@ from unmix_jax import __version__
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.writers import KEYS, MapFile, library_arrays, library_names, write_library, write_map
 from unmix_jax.solvers.least_squares import remove_shade
-from unmix_jax.store import Store, named, open_group, solution_of, write_json
+from unmix_jax.store import UNFINISHED, Store, claim, named, open_group, solution_of, write_json
 from unmix_jax.types import Solution
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
 
 RECORD = "record.json"
 ARRAYS = "results.zarr"
-UNFINISHED = "unfinished"
 MAPS = ("abundances", "abundances_without_shade", "residual", "gap", "location")
 OWN_FILES = (
     RECORD,
@@ -159,8 +158,14 @@ def check_shade(endmembers: SpectralLibrary, shade: str | None) -> None:
 
 
 def erase(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:
-    """An empty folder, as far as runs go: the record goes first, so that an earlier run no longer looks complete."""
+    """An empty folder, as far as runs go: the record goes first, so that an earlier run no longer looks complete.
+
+    Raises:
+        ValueError: another run is writing to it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if UNFINISHED not in keep and (folder / UNFINISHED).is_dir():
+        claim(folder).release()
     for name in (name for name in OWN_FILES if name not in keep):
         path = folder / name
         if path.is_dir():
@@ -221,15 +226,16 @@ class Finisher:
         )
         values = {name: arrays[name] for name in ("abundances", "residual", "gap")}
         if self._shade is not None:
-            rest = remove_shade(solution_of(dict(arrays)), self._shade)
-            values["abundances_without_shade"] = np.asarray(rest.abundances)
+            with jax.enable_x64(arrays["abundances"].dtype == np.float64):  # whatever thread this is
+                rest = remove_shade(solution_of(dict(arrays)), self._shade)
+                values["abundances_without_shade"] = np.asarray(rest.abundances)
         for name, file in self._files:
             file.write(self.store.blocks[number].start, values[name])
 
     def close(self) -> None:
         """Write nothing more to the maps."""
         for _, file in self._files:
-            file.__exit__()
+            file.close()
 
     def finish(
         self, *, config: Mapping[str, Any] | None = None, timings: Mapping[str, float] | None = None,

@@ -5,6 +5,7 @@ JAX's own engine tells processes who is who, and lets them wait for each other.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ import jax
 __all__ = ["count", "default_devices", "is_first", "meet", "number", "own", "start_processes", "wait_for"]
 
 PAUSE = 0.2  # seconds between two looks
+MOST = 24 * 3600  # seconds that a process waits for the others to begin
+FAILED = "failed-"
+_met: list[str] = []  # barriers so far: all processes meet at the same ones
 
 
 def default_devices() -> list[Any]:
@@ -34,7 +38,9 @@ def start_processes(
     """
     options: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": count, "process_id": number}
     jax.distributed.initialize(
-        **{name: value for name, value in options.items() if value is not None}, heartbeat_timeout_seconds=timeout
+        **{name: value for name, value in options.items() if value is not None},
+        heartbeat_timeout_seconds=timeout,
+        shutdown_timeout_seconds=timeout,
     )
 
 
@@ -64,21 +70,34 @@ def meet(what: str) -> None:
     Raises:
         RuntimeError: a process was lost.
     """
-    if count() > 1:
-        from jax.experimental import multihost_utils
+    if count() == 1:
+        return
+    _met.append(what)
+    try:
+        from jax._src.distributed import global_state  # the engine's own barrier: it may wait for hours
 
-        try:
-            multihost_utils.sync_global_devices(what)
-        except Exception as error:
-            raise RuntimeError(
-                f"a process of this run was lost ({error}): what was done is kept, the same command goes on from there"
-            ) from error
+        client: Any = global_state.client
+        client.wait_at_barrier(f"unmix_jax {len(_met)} {what}", timeout_in_ms=MOST * 1000)
+    except Exception as error:
+        raise RuntimeError(
+            f"a process of this run was lost ({error}): what was done is kept, the same command goes on from there"
+        ) from error
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], folder: Path) -> None:
     """Look again and again until something holds that other processes do; nothing where there is one.
 
-    This may take hours, which collective operations do not wait. If a process is lost meanwhile, JAX ends this one.
+    Args:
+        condition: what is waited for.
+        folder: where a process that fails says so. If one is lost without a word, JAX ends this one.
+
+    Raises:
+        RuntimeError: a process failed.
     """
     while count() > 1 and not condition():
+        if failed := sorted(path.name.removeprefix(FAILED) for path in folder.glob(f"{FAILED}*")):
+            raise RuntimeError(
+                f"process {', '.join(failed)} of this run failed and says why: what was done is kept, the same command "
+                "goes on from there"
+            )
         time.sleep(PAUSE)

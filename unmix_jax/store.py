@@ -19,11 +19,16 @@ import numpy as np
 
 from unmix_jax.types import Solution
 
-__all__ = ["Journal", "Store", "named", "open_group", "settle", "solution_of", "write_json"]
+__all__ = [
+    "LOCK", "UNFINISHED", "Journal", "Store", "claim", "named", "open_group", "settle", "solution_of", "sync",
+    "write_json",
+]  # fmt: skip
 
 FIELDS = ("abundances", "residual", "gap", "steps", "converged", "covariance", "unique")
 FITTED = "fitted"
 SETTLED = "blocks-settled.jsonl"
+UNFINISHED = "unfinished"
+LOCK = "lock"
 
 
 def named(solution: Solution) -> dict[str, Any]:
@@ -103,7 +108,7 @@ class Store:
             inner, dtype = self.shapes[name]
             values = np.empty((self.block, *self.lead[1:], *inner), dtype.newbyteorder("<"))
             with self._file(name, number).open("rb", buffering=0) as file:
-                if file.readinto(values.data.cast("B")) != values.nbytes:
+                if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
                     raise OSError(f"block {number} of {name} in {self.path} is not whole")
             found[name] = values[:rows].astype(dtype, copy=False)
         return found
@@ -156,7 +161,9 @@ class Journal:
         """Write a block, and then that it is there."""
         self.store.write(number, arrays)
         line = json.dumps({"block": number, "sums": {name: _sum(values) for name, values in arrays.items()}})
-        os.write(self._file, line.encode() + b"\n")
+        told = memoryview(line.encode() + b"\n")
+        while told:
+            told = told[os.write(self._file, told) :]
         self.done.add(number)
 
     def complete(self) -> bool:
@@ -164,6 +171,31 @@ class Journal:
         if self._folder.is_dir():
             return set(_journalled(self._folder)) >= set(range(len(self.store.blocks)))
         return True  # the first process has put all in place already
+
+
+def claim(out: Path) -> Any:
+    """The lock of the unfinished run in a folder, which must be there; it is let go by ``release``.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / UNFINISHED / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another run is writing to {str(out)!r}: wait for it, or choose another folder") from None
+    return lock
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def settle(folder: Path, store: Store) -> None:
@@ -180,8 +212,9 @@ def settle(folder: Path, store: Store) -> None:
     lines = [json.dumps({"block": number, "sums": sums}) + "\n" for number, sums in found.items()]
     part = folder / "settled.part"
     part.write_text("".join(lines), encoding="utf-8")
+    sync(part)
     os.replace(part, folder / SETTLED)
-    for path in folder.glob("blocks-*.jsonl"):
+    for path in (*folder.glob("blocks-*.jsonl"), *folder.glob("failed-*")):
         if path.name != SETTLED:
             path.unlink()
 
@@ -202,7 +235,7 @@ def _journalled(folder: Path) -> dict[int, dict[str, int]]:
 
 def _write(file: Any, values: np.ndarray) -> None:
     """All bytes of an array."""
-    view = np.ascontiguousarray(values).data.cast("B")
+    view = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     while view:
         view = view[file.write(view) :]
 
@@ -217,6 +250,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(content, indent=2, default=_jsonable, allow_nan=False, ensure_ascii=False)
     part = path.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
+    sync(part)
     os.replace(part, path)
     return json.loads(text)
 

@@ -14,12 +14,13 @@ from unmix_jax import sharding
 from unmix_jax.endmembers import extraction
 from unmix_jax.endmembers.subspace import Counts, count_endmembers
 from unmix_jax.report import write_run_report
-from unmix_jax.results import read_results, write_results
+from unmix_jax.results import check_folder, read_results, write_results
+from unmix_jax.resuming import check_run
 from unmix_jax.scenes.library import match
 from unmix_jax.scenes.opening import open_library, open_scene
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, thinned
 from unmix_jax.solvers import least_squares
-from unmix_jax.streaming import check_run, unmix_file
+from unmix_jax.streaming import unmix_file
 from unmix_jax.terminal import progress_bar
 
 LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers
@@ -28,7 +29,7 @@ BLIND = (
     "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
 )  # methods that find them  # fmt: skip
 
-SHOWN = 1_000_000  # pixels in the maps of a report
+SHOWN_BYTES = 256 * 2**20  # of the pixels that a report is drawn of
 
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
@@ -57,6 +58,7 @@ def unmix_scene(
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
         _require_blind(options)
+        check_folder(options["out"], overwrite=options["overwrite"])
         if sharding.count() > 1:
             raise ValueError(f"--method {options['method']} runs in one process, not in {sharding.count()}")
     for name in ("seeds", "gauge"):
@@ -95,7 +97,8 @@ def _stream(
     stages: Mapping[str, float], *, extracted: bool = False, baseline: Any = None, more: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """From file to files, with a report that is drawn of some of a great many pixels."""
-    every = max(1, int(np.sqrt(np.prod(scene.shape) / SHOWN)))
+    bytes_ = float(np.prod(scene.shape)) * scene.bands * np.dtype(scene.cube.dtype).itemsize
+    every = max(1, int(np.ceil((bytes_ / SHOWN_BYTES) ** (1 / len(scene.shape)))))
 
     def report(folder: Path, record: Mapping[str, Any]) -> None:
         write_run_report(
@@ -128,8 +131,8 @@ def _require_blind(options: Mapping[str, Any]) -> None:
         raise ValueError(
             f"--method {options['method']} finds endmembers itself: give their number, --endmembers 4, or leave it out"
         )
-    for name in ("shade", "baseline", "x64"):
-        if options[name] not in (None, False):
+    for name in ("shade", "baseline", "x64", "tile", "memory", "maps"):
+        if options[name] not in (None, False, ("envi",)):
             raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
 
 

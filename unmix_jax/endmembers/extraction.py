@@ -11,6 +11,7 @@ of a scene.
 """
 
 import math
+import os
 import tempfile
 from typing import Any
 
@@ -94,6 +95,13 @@ def _room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if math.prod(shape) * np.dtype(dtype).itemsize <= IN_MEMORY:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"no room for temporary files in {tempfile.gettempdir()} (TMPDIR)"
+                ) from error
         return np.memmap(file, dtype, "w+", shape=shape)
 
 

@@ -30,6 +30,11 @@ class LazyCube:
         return self.values(np.asarray(self._source[index]))
 
     @property
+    def meaning(self) -> list[float | None]:
+        """Divisor, offset and the number that marks missing data."""
+        return [self._divisor, self._offset, self._nodata]
+
+    @property
     def source(self) -> Any:
         """What is stored."""
         return self._source
@@ -72,6 +77,7 @@ class RasterBands:
     def __init__(self, raster: Any) -> None:
         self._raster, self._lock = raster, Lock()  # the driver reads from several threads, GDAL from one
         self.shape = raster.height, raster.width, raster.count
+        self.path = raster.name
         self.dtype = np.dtype(raster.dtypes[0])
 
     def __getitem__(self, index: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ class Rows:
     Attributes:
         shape: of the cube, bands last.
         path: file that is read; None: the cube is not a plain file, and is sliced.
+        origin: file that a cube which is sliced comes from, where it is known.
         chunk: rows that are stored, and therefore read, together.
     """
 
@@ -36,6 +37,7 @@ class Rows:
         self.chunk = 1 if self._layout is not None else min(_chunk_rows(stored), self.shape[0])
         self._kept: tuple[int, np.ndarray] = (0, np.empty((0, self.row, self.shape[-1])))
         self.path: Path | None = None
+        self.origin = _origin(stored)
         if self._layout is not None:
             root, self._offset, self._order = self._layout
             self.path, self._dtype = Path(str(root.filename)), stored.dtype
@@ -126,6 +128,13 @@ class Rows:
             if not count:
                 raise OSError(f"{self.path} ends {len(view)} bytes early: it became shorter while it was read")
             view = view[count:]
+
+
+def _origin(stored: Any) -> Path | None:
+    """The file of an open raster or of a NetCDF variable."""
+    told = getattr(stored, "path", None) or getattr(stored, "encoding", {}).get("source")
+    path = None if told is None else Path(str(told))
+    return path if path is not None and path.is_file() else None
 
 
 def _chunk_rows(stored: Any) -> int:

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from numpy import ndarray
 
+from unmix_jax.scenes.rows import Rows
+
 __all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary", "header_of", "sample"]
 
 NM_PER = {"nm": 1.0, "um": 1e3}
@@ -216,7 +218,14 @@ def thinned(scene: Scene, every: int) -> Scene:
         return scene
     some = (slice(None, None, every),) * len(scene.shape)
     mask, abundances = (None if of is None else np.asarray(of)[some] for of in (scene.mask, scene.abundances))
-    return replace(scene, cube=np.asarray(scene.cube[some]), mask=mask, abundances=abundances, labels=None)
+    rows = range(0, scene.shape[0], every)
+    cube = np.empty((*(len(range(0, n, every)) for n in scene.shape), scene.bands), scene.cube.dtype)
+    with Rows(scene.cube) as source:
+        line = np.empty((source.row, scene.bands), scene.cube.dtype)
+        for i, row in enumerate(rows):
+            source.read(row, row + 1, line)
+            cube[i] = line.reshape(*scene.shape[1:], scene.bands)[some[1:]]
+    return replace(scene, cube=cube, mask=mask, abundances=abundances, labels=None)
 
 
 def header_of(mapping: Mapping[str, Any] | None) -> Header:

@@ -1,6 +1,7 @@
 """Write what belongs to a scene: maps over its pixels as ENVI images, and spectral libraries."""
 
 import csv
+import errno
 import math
 import sys
 import warnings
@@ -66,9 +67,21 @@ class MapFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._raster, self._file):
-            if file is not None:
-                file.close()
+        self.close()
+
+    def close(self) -> None:
+        """Write what is still on its way.
+
+        Raises:
+            OSError: a GeoTIFF that did not reach the disk, of which GDAL says nothing.
+        """
+        if self._file is not None:
+            self._file.close()
+        if self._raster is not None and not self._raster.closed:
+            self._raster.close()
+            promised = math.prod(self.shape) * self.dtype.itemsize
+            if self.path.stat().st_size < promised:
+                raise OSError(errno.ENOSPC, f"{self.path.name} has less than the {promised} bytes of its values")
 
     def write(self, start: int, values: Float[Any, "*pixel layer"]) -> None:
         """Layers of some rows of the scene, or of some pixels of a list, from ``start`` on."""
