@@ -202,8 +202,8 @@ def put_in_place(folder: Folder, out: Path) -> None:
     """Move what is finished to where it belongs, the record last, once everything is on the disk."""
     with ThreadPoolExecutor(SYNCED) as pool:
         list(pool.map(sync, (path for path in folder.path.rglob("*") if path.is_file())))
-    plumbing = (RUN, LOCK, RECORD)
-    names = [path.name for path in folder.path.iterdir() if path.name not in plumbing and path.suffix != ".jsonl"]
+    plumbing = {RUN, LOCK, RECORD, *(path.name for kind in ("*.jsonl", "failed-*") for path in folder.path.glob(kind))}
+    names = {path.name for path in folder.path.iterdir()} - plumbing
     for name in [*sorted(names), RECORD]:
         if (out / name).is_dir():
             shutil.rmtree(out / name)

@@ -102,8 +102,8 @@ def unmix_file(
             except ValueError as error:
                 if tile is None and sizes:
                     raise ValueError(
-                        f"{error}; so large are those of the unfinished run in {str(out)!r}: give it more memory, or start "
-                        "in another folder"
+                        f"{error}; so large are those of the unfinished run in {str(out)!r}: give it more memory, or "
+                        "start in another folder"
                     ) from error
                 raise
             found = tiles.shapes().abundances.shape
