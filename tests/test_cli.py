@@ -178,6 +178,29 @@ def test_a_run_that_was_interrupted_goes_on(scene, tmp_path, capsys, monkeypatch
     assert not (tmp_path / "out" / "unfinished").exists()
 
 
+def test_the_report_of_a_large_scene_is_drawn_of_some_of_it(scene, tmp_path, monkeypatch):
+    path, _ = scene
+    monkeypatch.setattr("unmix_jax.unmixing.SHOWN_BYTES", 6 * 8 * 12 * 4 / 5)
+    assert run("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out") == 0
+    assert "6 × 8 × 12" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert read_results(tmp_path / "out").solution.abundances.shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tile", "16"), "--tile goes with fcls"),
+        (("--memory", "1.0"), "--memory goes with fcls"),
+        (("--maps", "geotiff"), "--maps goes with fcls"),
+        (("--processes", "2"), "--processes and --process go with --coordinator"),
+    ],
+)
+def test_blind_methods_run_in_one_piece(scene, tmp_path, capsys, words, said):
+    words = ("unmix", scene[0], "--endmembers", 3, "--method", "nmf", "--out", tmp_path / "out", *words)
+    assert run(*words) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_maps_and_memory(scene, tmp_path, capsys):
     path, _ = scene
     words = ("unmix", path, "--endmembers", tmp_path / "library.csv", "--out", tmp_path / "out")

@@ -29,7 +29,7 @@ BLIND = (
     "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
 )  # methods that find them  # fmt: skip
 
-SHOWN_BYTES = 256 * 2**20  # of the pixels that a report is drawn of
+SHOWN_BYTES = 64 * 2**20  # of the pixels that a report is drawn of
 
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
