@@ -300,6 +300,38 @@ def test_killed_at_any_moment(scene, tmp_path, whole):
     assert bytes_of(tmp_path / "out") == whole
 
 
+def test_geotiffs_go_on_as_well(scene, tmp_path):
+    stream(scene, tmp_path / "whole", maps=("geotiff",))
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", maps=("geotiff",), progress=stopping(3))
+    stream(scene, tmp_path / "out", maps=("geotiff",))
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_a_geotiff_that_did_not_reach_the_disk(scene, tmp_path, monkeypatch):
+    """GDAL says nothing of a full disk when it closes a file."""
+    from unmix_jax.scenes.writers import MapFile
+
+    close = MapFile.close
+
+    def cut(self):
+        close(self)
+        os.truncate(self.path, 200)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapFile, "close", cut)
+        with pytest.raises(OSError, match=r"cannot be written: the disk is full\. 6 of 6 blocks are done"):
+            stream(scene, tmp_path / "out", maps=("geotiff",))
+    stream(scene, tmp_path / "out", maps=("geotiff",))
+    assert (tmp_path / "out" / "record.json").exists()
+
+
+def test_wide_rows_are_several_tiles(tmp_path):
+    wide = Scene(np.random.default_rng(0).uniform(1, 100, (3, 700, BANDS)).astype(np.float32))
+    stream(wide, tmp_path / "out", tile=64)
+    assert_same(read_results(tmp_path / "out").solution, unmix(toy(), wide, tile=64))
+
+
 def test_a_run_that_overwrites_goes_on_as_well(scene, tmp_path, whole):
     """A job that is queued again with its command as it was; but something else is begun anew."""
     stream(scene, tmp_path / "out", tile=32)

@@ -106,13 +106,13 @@ def plan_run(
     with Rows(scene.cube) as source:
         chunk = 0 if source.chunk == 1 else source.chunk * wide
     chosen = tile, strip, block
-    usual = max(1024, STRIP_BYTES // (bands * dtype.itemsize))
+    usual = most = max(1024, STRIP_BYTES // (bands * dtype.itemsize))
     while True:
         strip = chosen[1] or (_strip(rows, row, usual) if tile is None else min(rows, max(1, tile // row)))
         size = tile or (
             rounded(strip * row) if strip * row <= 1.5 * usual else default_tile(row, bands, dtype.itemsize)
         )
-        size = min(size, rounded(usual)) if tile is None else size
+        size = min(size, rounded(usual)) if tile is None and usual < most else size
         block = chosen[2] or min(rows, strip * max(1, int(min(BLOCK_BYTES, usual * bands * 32) / wide / strip)))
         tiles = Tiles(unmixer, bands, dtype, size, **options)
         flying = 1 if tiles.may_wait() else IN_FLIGHT

@@ -246,6 +246,8 @@ class Finisher:
             if number not in self._tallies:
                 self.add(number, self.store.read(number, LOOKED_AT))
         self.close()
+        for _, file in self._files:
+            file.check()
         _write_location(self.folder, self.scene)
         write_library(self.folder / "endmembers.sli", self.endmembers)
         found = summarise([self._tallies[number] for number in sorted(self._tallies)], self.scene, self.endmembers)

@@ -119,10 +119,11 @@ def unmix_file(
                 )
 
         kept = kept_run(out)
+        if first and overwrite and kept:
+            with suppress(ValueError):  # sizes that do not fit now
+                plan, tiles, wanted = planned(kept)
+                kept = {} if differences(kept, wanted) else kept
         plan, tiles, wanted = planned(kept)
-        if first and overwrite and kept and differences(kept, wanted):
-            kept = {}
-            plan, tiles, wanted = planned(kept)
         if not first:
             same(out, kept, wanted)
         alone = nullcontext(Folder(out / UNFINISHED))

@@ -66,22 +66,27 @@ class MapFile:
     def __enter__(self) -> "MapFile":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.close()
+        if kind is None:
+            self.check()
 
     def close(self) -> None:
-        """Write what is still on its way.
+        """Write nothing more."""
+        for file in (self._raster, self._file):
+            if file is not None:
+                file.close()
+
+    def check(self) -> None:
+        """Look whether all of a file that is closed has reached the disk; GDAL says nothing where it has not.
 
         Raises:
-            OSError: a GeoTIFF that did not reach the disk, of which GDAL says nothing.
+            OSError: it has not.
         """
-        if self._file is not None:
-            self._file.close()
-        if self._raster is not None and not self._raster.closed:
-            self._raster.close()
-            promised = math.prod(self.shape) * self.dtype.itemsize
-            if self.path.stat().st_size < promised:
-                raise OSError(errno.ENOSPC, f"{self.path.name} has less than the {promised} bytes of its values")
+        file = self.path if self._raster is not None else self.path.with_suffix(".img")
+        promised = math.prod(self.shape) * self.dtype.itemsize
+        if file.stat().st_size < promised:
+            raise OSError(errno.ENOSPC, f"{file.name} has less than the {promised} bytes of its values")
 
     def write(self, start: int, values: Float[Any, "*pixel layer"]) -> None:
         """Layers of some rows of the scene, or of some pixels of a list, from ``start`` on."""
