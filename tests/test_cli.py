@@ -66,6 +66,7 @@ def test_unmix_with_a_library_recovers_the_truth(scene, tmp_path, capsys):
     assert {"read", "endmembers", "unmix"} <= results.record["timings_s"].keys()
     printed = capsys.readouterr()
     assert "forêt (été)" in printed.out
+    assert "1 block of 6 rows in tiles of" in printed.out
     assert str(tmp_path / "out" / "report.html") in printed.out
     assert printed.err == ""  # no bar where there is no terminal
 

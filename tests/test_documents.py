@@ -77,7 +77,7 @@ def test_scaling_code_runs(my_files, capsys):
     names = execute("\n".join(blocks("docs/scaling.md", "python")), "scaling.md")
     assert names["record"]["pixels"]["valid"] == 12 * 9
     assert names["some"].abundances.shape == (2, 2, 3)
-    assert "blocks of" in capsys.readouterr().out
+    assert "of memory" in capsys.readouterr().out
 
 
 def test_quick_start_code_runs(my_files):

@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.blocks} blocks of {self.block} rows in tiles of {self.tile} pixels: "
+            f"{self.blocks} block{'s' * (self.blocks > 1)} of {self.block} rows in tiles of {self.tile} pixels: "
             f"{_size(self.host_bytes)} of memory, {_size(self.device_bytes)} on the device, "
             f"{_size(self.output_bytes)} of results"
         )

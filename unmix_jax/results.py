@@ -29,8 +29,8 @@ __all__ = [
     "Results",
     "check_folder",
     "environment",
+    "keep_endmembers",
     "masked_pixels",
-    "name_library",
     "read_results",
     "write_results",
 ]
@@ -143,7 +143,7 @@ def write_results(
     lead = scene.shape
     inner = {name: jax.ShapeDtypeStruct(values.shape[len(lead) :], values.dtype) for name, values in arrays.items()}
     store = Store(folder / ARRAYS, inner, lead, max(1, min(lead[0], BLOCK_BYTES // max(1, abundances[:1].nbytes))))
-    name_library(store.create(), endmembers)
+    keep_endmembers(store.create(), endmembers)
     for number, rows in enumerate(store.blocks):
         store.write(number, {name: values[rows] for name, values in arrays.items()})
     finisher = Finisher(folder, store, scene, endmembers, shade=shade)
@@ -175,7 +175,7 @@ def erase(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:
     return folder
 
 
-def name_library(group: Any, endmembers: SpectralLibrary) -> None:
+def keep_endmembers(group: Any, endmembers: SpectralLibrary) -> None:
     """Keep the spectra that are mixed in the group of a run."""
     arrays = library_arrays(endmembers)
     group.attrs["names"] = [str(name) for name in arrays.pop("names")]

@@ -17,7 +17,7 @@ import numpy as np
 from unmix_jax import sharding
 from unmix_jax.pipeline import Pipeline, explained
 from unmix_jax.planning import Plan, plan_run
-from unmix_jax.results import ARRAYS, RECORD, UNFINISHED, Finisher, check_shade, name_library
+from unmix_jax.results import ARRAYS, RECORD, UNFINISHED, Finisher, check_shade, keep_endmembers
 from unmix_jax.resuming import RUN, SIZES, Folder, differences, identity, kept_run, put_in_place, same, taken
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import missing
@@ -47,6 +47,7 @@ def unmix_file(
     more: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     finishing: Callable[[Path, Mapping[str, Any]], Any] | None = None,
     overwrite: bool = False,
+    planning: Callable[[Plan], Any] | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
     """Unmix a scene into a folder, block of rows by block, in memory that does not grow with the scene.
@@ -73,6 +74,7 @@ def unmix_file(
         more: further entries of the record, or what makes them of its counts.
         finishing: called with the folder and the record before all is moved in place, to add files.
         overwrite: replace what is in the folder, but go on with an unfinished run of the same.
+        planning: called with the sizes and the memory of the run before it begins.
         progress: called as ``progress(pixels_done, pixels_in_all, share_of_these_not_converged)``, of several processes
             each of its own.
 
@@ -126,6 +128,8 @@ def unmix_file(
         plan, tiles, wanted = planned(kept)
         if not first:
             same(out, kept, wanted)
+        if planning is not None:
+            planning(plan)
         alone = nullcontext(Folder(out / UNFINISHED))
         with taken(out, wanted, plan, kept=kept, overwrite=overwrite) if first else alone as folder:
             if folder.finished:
@@ -135,7 +139,7 @@ def unmix_file(
             if first:
                 with explained(out):
                     if not kept:
-                        name_library(store.create(), endmembers)
+                        keep_endmembers(store.create(), endmembers)
                         for path in store.path.rglob("*.json"):
                             sync(path)
                         write_json(folder.path / RUN, wanted)

@@ -53,7 +53,7 @@ def unmix_scene(
     """
     options = _counted(options)
     if options["method"] not in (*LINEAR, *BLIND):
-        return _unmix_learned(options, keys, command)
+        return _unmix_learned(options, keys, command, say)
     if options["endmembers"] is not None and options["count"] != "auto":
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
@@ -88,13 +88,15 @@ def unmix_scene(
     prepared = least_squares.prepare(spectra, weights=library.good_bands, baseline=baseline)
     unmixer = eqx.Partial(getattr(least_squares, options["method"]), endmembers=prepared)
     return _stream(
-        scene, unmixer, library, options, command, stages, extracted=options["endmembers"] is None, baseline=baseline
-    )
+        scene, unmixer, library, options, command, stages, say, extracted=options["endmembers"] is None,
+        baseline=baseline,
+    )  # fmt: skip
 
 
 def _stream(
     scene: Scene, unmixer: Any, library: SpectralLibrary, options: Mapping[str, Any], command: str,
-    stages: Mapping[str, float], *, extracted: bool = False, baseline: Any = None, more: Any = None,
+    stages: Mapping[str, float], say: Callable[[str], None], *, extracted: bool = False, baseline: Any = None,
+    more: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """From file to files, with a report that is drawn of some of a great many pixels."""
     bytes_ = float(np.prod(scene.shape)) * scene.bands * np.dtype(scene.cube.dtype).itemsize
@@ -111,7 +113,7 @@ def _stream(
             scene, unmixer, options["out"], endmembers=library, good_bands=library.good_bands, tile=options["tile"],
             memory=None if options["memory"] is None else options["memory"] * 2**30, maps=options["maps"],
             shade=options["shade"], config=options, seed=options["seed"], timings=_timings(stages), more=more,
-            finishing=report, overwrite=options["overwrite"], progress=progress,
+            finishing=report, overwrite=options["overwrite"], planning=lambda plan: say(f"{plan}\n"), progress=progress,
         )  # fmt: skip
 
 
@@ -136,7 +138,9 @@ def _require_blind(options: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name} goes with fcls, nnls, scls and ucls, not with --method {options['method']}")
 
 
-def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command: str) -> dict[str, Any]:
+def _unmix_learned(
+    options: Mapping[str, Any], keys: Mapping[str, str], command: str, say: Callable[[str], None]
+) -> dict[str, Any]:
     """By the networks of a checkpoint, which knows its endmembers."""
     path = Path(options["method"])
     if path.suffix != ".npz":
@@ -163,7 +167,7 @@ def _unmix_learned(options: Mapping[str, Any], keys: Mapping[str, str], command:
         flagged = None if share is None else 1 - share  # nothing else is looked at
         return {"network": {"settings": dict(checkpoint.settings), "flagged_share": flagged}}
 
-    return _stream(scene, checkpoint.unmixer, checkpoint.library, options, command, stages, more=about)
+    return _stream(scene, checkpoint.unmixer, checkpoint.library, options, command, stages, say, more=about)
 
 
 def _unmix_blind(
