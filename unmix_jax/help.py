@@ -24,8 +24,8 @@ Start with:
   unmix-jax train minerals.sli --sensor scene.hdr --out minerals.npz
   unmix-jax unmix scene.hdr --method minerals.npz
 
-A scene is a file (ENVI, .mat, .npz, .npy, GeoTIFF, EMIT NetCDF) or the name of a dataset, such as
-indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
+A scene is a file (ENVI, .mat, .npz, .npy, Zarr, GeoTIFF, EMIT NetCDF) or the name of a dataset, such
+as indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
 traceback of an error, and --version the version."""
 EXAMPLES = {
     "demo": "unmix-jax demo --out my-demo",
@@ -41,6 +41,7 @@ EXAMPLES = {
     "  unmix-jax unmix scene.hdr --endmembers library.sli --out results\n"
     "  unmix-jax unmix scene.hdr --endmembers 4 --method recommended\n"
     "  unmix-jax unmix scene.hdr --method minerals.npz\n"
-    "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2",
+    "  unmix-jax unmix scene.hdr --endmembers minerals.csv --shade shade --baseline 2\n"
+    "  srun unmix-jax unmix flightline.hdr --endmembers library.sli --distributed",
     "score": "unmix-jax score unmix-results samson/alt",
 }
