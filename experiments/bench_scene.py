@@ -26,10 +26,10 @@ Without Zarr, as on a machine that has JAX and little else, only the last is mea
 Wanted: share of the rate in memory 0.6 (aim 0.8); `emit_r6_s` 1.5 (aim 0.5); `read_share_of_cat` 0.5; both peaks at
 most 1.5 and equal within 10 %; 20 kills; speed-up of two processes reported (aim 1.7 on idle cores).
 
-Expected: 1.6 million pixels a second; the smaller scene in 1.1 s, with six endmembers in 0.8 (the aim of 0.5 is missed:
-half of a second is computing, the rest the file system and Python); 0.80 of the rate in memory; reading 1.1 times as
+Expected: 1.6 million pixels a second; the smaller scene in 1.1 s, with six endmembers in 0.7 (the aim of 0.5 is missed:
+half of a second is computing, the rest the file system and Python); 0.81 of the rate in memory; reading 1.1 times as
 fast as `cat`, 0.34 and 0.15 where the file has to be turned; 0.32 GiB in both streams, 0.9 in finding endmembers; 20
-kills; 1.76 by two processes, nothing by two devices that share the cores.
+kills; 1.7 by two processes, nothing by two devices that share the cores.
 """
 
 import hashlib
