@@ -51,7 +51,7 @@ from unmix_jax.driver import unmix
 from unmix_jax.endmembers.subspace import hysime
 from unmix_jax.metrics import sre
 from unmix_jax.scenes.datasets import load
-from unmix_jax.scenes.library import read_library
+from unmix_jax.scenes.readers import read_library
 from unmix_jax.solvers.collaborative import clsunsal
 from unmix_jax.solvers.sparse import lp_sunsal, prepare_sparse, sunsal
 from unmix_jax.types import Solution

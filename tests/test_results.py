@@ -289,7 +289,7 @@ def test_shapes_that_do_not_belong_together(tmp_path):
     ("ending", "unit"), [*product((".sli", ".csv", ".npz"), ("nm", "cm-1")), (".sli", None), (".npz", None)]
 )
 def test_libraries_are_read_back(tmp_path, ending, unit):
-    from unmix_jax.scenes.library import read_library
+    from unmix_jax.scenes.readers import read_library
 
     rng = np.random.default_rng(1)
     axis = None if unit is None else SpectralAxis(np.linspace(400, 2400, 30), None, unit)

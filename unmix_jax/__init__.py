@@ -15,7 +15,7 @@ _HOME = {
     "SpectralLibrary": "scenes.scene",
     "SpectralAxis": "scenes.scene",
     "read_scene": "scenes.readers",
-    "read_library": "scenes.library",
+    "read_library": "scenes.readers",
     "resample": "scenes.library",
     "match": "scenes.library",
     "load": "scenes.datasets",

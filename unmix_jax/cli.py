@@ -309,7 +309,7 @@ def score(results: args.Folder, scene: args.SceneName, /, *, out: Path | None = 
     if reference.abundances is None and reference.endmembers is None:
         raise ValueError(f"{scene} has neither reference abundances nor reference endmembers")
     scores = score_solution(run.solution, reference, endmembers=run.endmembers)
-    print(table([[_measure(name, reference.unit), f"{value:.4g}"] for name, value in scores.items()]))
+    print(table([[_measure(name, reference.quantity), f"{value:.4g}"] for name, value in scores.items()]))
     path = out or results / "scores.json"
     content = {name: value if value == value else None for name, value in scores.items()}  # no NaN in JSON
     path.write_text(json.dumps({"reference": scene, **content}, indent=2) + "\n", encoding="utf-8")

@@ -109,7 +109,7 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("pixels unmixed", f"{pixels['valid']:,}"),
         (_share_of(record), as_text(share)),
         ("worst optimality gap", as_text(record["gap"]["worst"])),
-        (f"RMS residual ({record['scene']['unit']})", as_text(record["residual_rms"])),
+        (f"RMS residual ({record['scene']['quantity']})", as_text(record["residual_rms"])),
     ]
     if runs := record.get("runs"):
         tiles += [("runs, of which collapsed", f"{runs['seeds']}, {runs['collapsed']}"),
@@ -149,7 +149,7 @@ def run_sections(
         The sections, in order.
     """
     solution, library = results.solution, results.endmembers
-    names, unit = library_names(library), scene.unit
+    names, unit = library_names(library), scene.quantity
     scored = [_scores(scores)] if scores else []
     curves = Picture(plots.endmember_curves(library, unit=unit), "Lines break at bands that are bad or missing.")
     abundances = Section(
@@ -210,7 +210,7 @@ def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) ->
     pictures = []
     if record["pixels"]["valid"]:
         pictures = [
-            Picture(plots.residual_map(solution.residual, unit=scene.unit), "What the mixture does not explain."),
+            Picture(plots.residual_map(solution.residual, unit=scene.quantity), "What the mixture does not explain."),
             Picture(plots.gap_map(solution.gap), "How far each pixel can be from the optimum."),
             Picture(
                 plots.fits(scene, solution, results.endmembers, baseline=baseline),
@@ -225,7 +225,7 @@ def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) ->
         ["converged" if record["gap"]["worst"] is None else "certified optimal", per_cent(record["converged_share"])],
         ["worst gap", record["gap"]["worst"]],
         ["median gap", record["gap"]["median"]],
-        [f"RMS residual of all pixels ({scene.unit})", record["residual_rms"]],
+        [f"RMS residual of all pixels ({scene.quantity})", record["residual_rms"]],
         [f"bands fitted, of {record['bands']['total']}", record["bands"]["used"]],
     ]
     if record["not_unique"] is not None:
@@ -269,7 +269,7 @@ def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
         NETWORK_CAVEAT if "network" in record else LINEAR_CAVEAT,
         *([] if record["gap"]["worst"] is None else [CERTIFICATE_CAVEAT]),
     ]
-    if scene.unit == "radiance":
+    if scene.quantity == "radiance":
         text.append(RADIANCE_CAVEAT)
     if record["not_unique"]:
         text.append(

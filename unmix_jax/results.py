@@ -205,7 +205,7 @@ class Finisher:
         self._shade = None if shade is None else names.index(shade)
         layers = {
             "abundances": (names, "Abundances, fraction"),
-            "residual": ((f"RMS residual ({scene.unit})",), "RMS residual"),
+            "residual": ((f"RMS residual ({scene.quantity})",), "RMS residual"),
             "gap": (("optimality gap",), "Optimality gap over half the squared norm"),
         }
         if shade is not None:
@@ -342,7 +342,7 @@ def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -
         "scene": {
             "name": scene.name,
             "shape": [*scene.shape, scene.bands],
-            "unit": scene.unit,
+            "quantity": scene.quantity,
             "axis": None if scene.axis is None else scene.axis.label,
         },
         "endmembers": list(library_names(endmembers)),

@@ -117,7 +117,7 @@ def test_samson_references_differ_in_scale():
 def test_feely_serves_its_protocols():
     scene, modelled = load("feely"), load("feely/modelled")
     assert scene.axis.unit == "cm-1"
-    assert scene.unit == "emissivity"
+    assert scene.quantity == "emissivity"
     assert scene.mask.sum() == 90
     assert np.flatnonzero(~scene.mask).tolist() == [45, 48, 53, 55, 57, 72]
     wavenumber = scene.axis.centers
@@ -137,7 +137,7 @@ def test_feely_serves_its_protocols():
 
 def test_indian_pines_is_radiance_with_its_true_axis():
     scene = load("indian_pines")
-    assert scene.unit == "radiance"
+    assert scene.quantity == "radiance"
     assert -0.2 < scene.cube.min() < 0.2
     assert scene.good_bands.sum() == 184
     assert (scene.labels > 0).sum() == 10249

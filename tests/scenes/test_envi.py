@@ -6,9 +6,9 @@ import pytest
 import spectral.io.envi as envi
 from helpers import assert_close
 
-from unmix_jax.scenes.envi import read_envi_scene
+from unmix_jax.scenes.readers.envi import read_envi_scene
 from unmix_jax.scenes.lazy import LazyCube
-from unmix_jax.scenes.library import read_library
+from unmix_jax.scenes.readers import read_library
 from unmix_jax.scenes.readers import read_scene
 
 ROWS, COLUMNS, BANDS = 5, 4, 6

@@ -5,7 +5,8 @@ import pytest
 from helpers import assert_close
 
 from unmix_jax.physics.sensor import SIGMA_PER_FWHM
-from unmix_jax.scenes.library import match, read_library, resample
+from unmix_jax.scenes.library import match, resample
+from unmix_jax.scenes.readers import read_library
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 
 NM = np.array([400.0, 450.0, 500.0, 560.0, 700.0])

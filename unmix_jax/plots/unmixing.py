@@ -238,7 +238,7 @@ def fits(
         floor = 0.02 * float(np.nanmax(np.abs(fitted[i])))
         lower.axhspan(-floor, floor, color="#f0f0f0", lw=0)  # so that rounding noise does not fill the panel
         where = _place(scene, place)
-        tidy(upper, "", scene.unit if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
+        tidy(upper, "", scene.quantity if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
         upper.set_xticklabels([])
         tidy(lower, "band" if scene.axis is None else scene.axis.label, "residual" if i == 0 else "", "")
     handles = [upper.plot([], [], color=c, lw=w, alpha=a)[0] for c, w, a in ((INK, 2.4, 0.45), (PALETTE[1], 1.1, 1))]
@@ -332,7 +332,7 @@ def _spread(scene: Scene, title: str) -> "Figure":
     axis.fill_between(x, broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0)
     axis.plot(*broken(scene.axis, mean, scene.good_bands), color=PALETTE[0], lw=1.4)
     label = "band" if scene.axis is None else scene.axis.label
-    tidy(axis, label, scene.unit, title or f"median and 5–95 % of {scene.shape[0]} spectra")
+    tidy(axis, label, scene.quantity, title or f"median and 5–95 % of {scene.shape[0]} spectra")
     return figure
 
 

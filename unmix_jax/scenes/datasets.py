@@ -164,7 +164,7 @@ def _indian_pines(stored: Stored, _: Path, __: str) -> Scene:
         good_bands=~stored["low_snr"],
         labels=stored["labels"],
         label_names=_words(stored["class_names"]),
-        unit="radiance",
+        quantity="radiance",
         header=Header(overlap=stored["overlap"], band_1based_of_220=stored["band_1based_of_220"]),
     )
 
@@ -253,7 +253,7 @@ def _feely(stored: Stored, folder: Path, variant: str) -> Scene:
         endmembers=library,
         abundances=stored["abundances"],
         abundance_names=_words(stored["classes"]),
-        unit="emissivity",
+        quantity="emissivity",
         header=Header(sample_names=_words(stored["sample_names"])),
     )
 

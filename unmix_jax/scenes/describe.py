@@ -99,8 +99,8 @@ def _values(pixels: np.ndarray, scene: Scene) -> str:
     low, middle, high = (float(v) for v in (pixels.min(), np.median(pixels), pixels.max()))
     top = float(np.percentile(pixels, 99))
     text = f"{low:.4g} to {high:.4g}, median {middle:.4g} ({scene.cube.dtype})"
-    if scene.unit != "reflectance":
-        return f"{text}: {scene.unit}"
+    if scene.quantity != "reflectance":
+        return f"{text}: {scene.quantity}"
     looks = (
         "reflectance or emissivity" if top <= 1.6
         else "reflectance in percent, or radiance" if top <= 200

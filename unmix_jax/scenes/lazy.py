@@ -14,41 +14,118 @@ class LazyCube:
     """An array that reads what is indexed, converts it to floating point, scales it and marks gaps as NaN.
 
     It stands wherever a scene's cube stands: it has a shape and a dtype, it can be sliced, and
-    ``np.asarray`` reads all of it. Values are ``stored / divisor + offset``, NaN where the stored number is
-    `nodata`. Integers become float32.
+    ``np.asarray`` reads all of it.
+
+        value = stored / divisor · gain + offset,   NaN where stored is `nodata`
+
+    Integers become float32. Division is kept apart from multiplication because a file that says "divide by 10 000"
+    gives other last bits when it is multiplied by 0.0001.
     """
 
     def __init__(
-        self, source: Any, *, divisor: float = 1.0, offset: float = 0.0, nodata: float | None = NODATA
+        self,
+        source: Any,
+        *,
+        divisor: float = 1.0,
+        gain: Any = 1.0,
+        offset: Any = 0.0,
+        nodata: Any = NODATA,
+        zeros_missing: bool = False,
     ) -> None:
-        self._source, self._divisor, self._offset, self._nodata = source, divisor, offset, nodata
+        """Wrap an array.
+
+        Args:
+            source: array [..., band] that is read when it is indexed.
+            divisor: one number.
+            gain: one number, or one per band.
+            offset: one number, or one per band, in the unit of the values.
+            nodata: stored number that marks missing data, one or one per band; None or NaN: none does.
+            zeros_missing: whether a stored zero is missing data.
+        """
         self.shape = tuple(int(n) for n in source.shape)
         stored = np.dtype(source.dtype)
-        self.dtype = np.dtype(stored.newbyteorder("=") if stored.kind == "f" else np.float32)
+        self.dtype = np.dtype(stored.newbyteorder("=") if stored.kind == "f" and stored.itemsize > 2 else np.float32)
+        self._source, self._divisor, self._zeros = source, float(divisor), zeros_missing
+        self._gain, self._offset = (self._per_band(v, name) for v, name in ((gain, "gain"), (offset, "offset")))
+        self._nodata = None if nodata is None else self._per_band(nodata, "no-data value")
+
+    def _per_band(self, value: Any, name: str) -> np.ndarray:
+        """One number, or one per band."""
+        numbers = np.asarray(value, np.float64)
+        if numbers.ndim and (numbers == numbers.flat[0]).all():
+            numbers = numbers.reshape(-1)[0]
+        if numbers.ndim and numbers.shape != self.shape[-1:]:
+            raise ValueError(f"{name} lists {numbers.size} values for {self.shape[-1]} bands")
+        return numbers
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return self.values(np.asarray(self._source[index]))
+        stored = np.asarray(self._source[index])
+        if self._scalar:
+            return self.values(stored)
+        # One number per band follows the bands that the index takes, so these must stand last, as they do in the cube.
+        bands = np.broadcast_to(np.arange(self.shape[-1]), self.shape)[index]
+        if bands.ndim and bands.size and not any(bands.strides[:-1]):  # bands stand last: one row of numbers serves all
+            bands = bands[(0,) * (bands.ndim - 1)]
+        return self.values(stored, bands)
 
     @property
-    def meaning(self) -> list[float | None]:
-        """Divisor, offset and the number that marks missing data."""
-        return [self._divisor, self._offset, self._nodata]
+    def _scalar(self) -> bool:
+        """Whether one scale and one no-data value serve all bands."""
+        return not (self._gain.ndim or self._offset.ndim or (self._nodata is not None and self._nodata.ndim))
+
+    @property
+    def meaning(self) -> list[Any]:
+        """Divisor, gain, offset, no-data value and whether zeros are missing, as JSON can hold them."""
+        nodata = None if self._nodata is None else self._nodata.tolist()
+        return [self._divisor, self._gain.tolist(), self._offset.tolist(), nodata, self._zeros]
 
     @property
     def source(self) -> Any:
         """What is stored."""
         return self._source
 
-    def values(self, stored: np.ndarray) -> np.ndarray:
-        """What stored numbers mean."""
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """Divisor, gain, offset, no-data value and rule for zeros, as the constructor takes them."""
+        return {
+            "divisor": self._divisor, "gain": self._gain, "offset": self._offset, "nodata": self._nodata,
+            "zeros_missing": self._zeros,
+        }  # fmt: skip
+
+    def values(self, stored: np.ndarray, bands: np.ndarray | None = None) -> np.ndarray:
+        """What stored numbers mean.
+
+        Args:
+            stored: numbers of the file, bands last unless ``bands`` is given.
+            bands: band of each number.
+        """
+
+        def of(numbers: np.ndarray) -> Any:
+            return numbers if numbers.ndim == 0 or bands is None else numbers[bands]
+
         values = np.asarray(stored, self.dtype)
         if self._divisor != 1:
             values = values / self.dtype.type(self._divisor)
-        if self._offset:
-            values = values + self.dtype.type(self._offset)
-        if self._nodata is not None and (gap := stored == self._nodata).any():
+        if self._gain.ndim or self._gain != 1:
+            values = values * of(self._gain).astype(self.dtype)
+        if self._offset.ndim or self._offset:
+            values = values + of(self._offset).astype(self.dtype)
+        gap = None
+        if self._nodata is not None:
+            gap = stored == of(self._as_stored(stored.dtype))
+        if self._zeros:
+            gap = stored == 0 if gap is None else gap | (stored == 0)
+        if gap is not None and gap.any():
             values = np.where(gap, self.dtype.type(np.nan), values)
         return values
+
+    def _as_stored(self, dtype: np.dtype) -> np.ndarray:
+        """The no-data value in the precision of the file: -3.4e38 written as text is not the float32 it stands for."""
+        assert self._nodata is not None
+        if dtype.kind != "f":
+            return self._nodata
+        with np.errstate(over="ignore"):
+            return self._nodata.astype(dtype.newbyteorder("="))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

@@ -1,9 +1,7 @@
-"""Spectral libraries: read them, and bring them to the bands of a scene by the sensor's full response."""
+"""Bring spectral libraries to the bands of a scene by the sensor's full response."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,56 +11,12 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.sensor import coverage, response
-from unmix_jax.scenes.arrays import read_array_library
-from unmix_jax.scenes.envi import is_envi, read_envi_library
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
-from unmix_jax.scenes.tables import read_table
-from unmix_jax.scenes.units import existing, in_file
 
-__all__ = ["match", "read_library", "resample"]
+__all__ = ["match", "resample"]
 
 COVERED = 0.499  # share of a band's response that must be known; a band centred on the last channel passes
 SAME = 1e-3  # two axes are one where centres differ by less than this share of the band spacing
-
-
-def read_library(
-    path: str | Path, *, unit: str | None = None, keys: Mapping[str, str] | None = None
-) -> SpectralLibrary:
-    """Read a spectral library: ENVI `.sli`, a text table (`.csv`, `.txt`, `.tsv`), `.npz` or `.mat`.
-
-    A table may hold one spectrum per row or per column; ``library.header["layout"]`` says which was found.
-    Wavelengths come out in nm, wavenumbers in cm⁻¹; missing values as NaN.
-
-    Args:
-        path: the file; for ENVI the header or the data file.
-        unit: of the wavelengths where the file does not say it, or says it wrongly: nm, um or cm-1.
-        keys: for `.npz` and `.mat`, names of the project to names in the file, such as
-            ``{"spectra": "reflectance"}`` (see `unmix_jax.scenes.arrays`).
-
-    Raises:
-        FileNotFoundError: no such file, or an ENVI header without data.
-        ValueError: unknown suffix or layout, an empty library, a truncated file.
-    """
-    path = existing(path)
-    with in_file(path):
-        return _read(path, keys, unit)
-
-
-def _read(path: Path, keys: Mapping[str, str] | None, unit: str | None) -> SpectralLibrary:
-    """Read a file that is there by its suffix."""
-    suffix = path.suffix.lower()
-    if keys and suffix not in (".npz", ".mat"):
-        raise ValueError(f"{path}: keys are for .npz and .mat files")
-    if suffix in (".npz", ".mat"):
-        return read_array_library(path, keys=keys, unit=unit)
-    if suffix in (".csv", ".txt", ".tsv"):
-        return read_table(path, unit=unit)
-    if is_envi(path):
-        return read_envi_library(path, unit=unit)
-    raise ValueError(
-        f"{path}: a library is an ENVI .sli with its .hdr, .csv, .txt, .npz or .mat; suffix {suffix!r} is "
-        "none of these and there is no ENVI header beside it"
-    )
 
 
 def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:

@@ -2,26 +2,24 @@
 
 import contextlib
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unmix_jax.scenes.datasets import catalogue, load
-from unmix_jax.scenes.library import read_library
-from unmix_jax.scenes.readers import read_scene
-from unmix_jax.scenes.scene import Scene, SpectralLibrary
+from unmix_jax.scenes.readers import read_library, read_scene
+from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
 
 __all__ = ["open_any", "open_library", "open_scene"]
 
 TABLES = (".sli", ".csv", ".txt", ".tsv")
 
 
-def open_any(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> Scene | SpectralLibrary:
+def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
     """A scene or a spectral library: the file of this name where there is one, else the dataset.
 
     Args:
         name: a path, or a name out of `unmix_jax.scenes.datasets.catalogue`.
-        keys: as in `unmix_jax.scenes.readers.read_scene`.
-        unit: of the wavelengths, where the file does not say it.
+        **options: as `unmix_jax.scenes.readers.read_scene` takes them.
 
     Raises:
         FileNotFoundError: neither a file nor a dataset, or a dataset that is not there.
@@ -29,40 +27,41 @@ def open_any(name: str, *, keys: Mapping[str, str] | None = None, unit: str | No
     """
     if not Path(name).expanduser().exists():
         if name in catalogue():
-            if keys or unit:
-                raise ValueError(f"{name} is a dataset: its arrays and its unit are known, and take no other name")
+            if given := [key for key, value in options.items() if value not in (None, False, "value") and value != {}]:
+                raise ValueError(
+                    f"{name} is a dataset: its arrays and units are known, and it takes none of these options: "
+                    f"{', '.join(given)}"
+                )
             return load(name)
         near = difflib.get_close_matches(name, list(catalogue()), 3, 0.7)
         hint = f" (there is {', '.join(near)})" if near else ""
         raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
     if Path(name).suffix.lower() in TABLES:
-        return read_library(name, unit=unit, keys=keys or None)
+        return read_library(name, **options)
     try:
-        return read_scene(name, keys=keys or None, unit=unit)
+        return read_scene(name, **options)
     except ValueError:
         with contextlib.suppress(ValueError):
-            return read_library(name, unit=unit, keys=keys or None)
+            return read_library(name, **options)
         raise
 
 
-def open_scene(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> Scene:
-    """A scene, and nothing but a scene; arguments and errors as `open_any`."""
-    opened = open_any(name, keys=keys, unit=unit)
-    if not isinstance(opened, Scene):
-        raise ValueError(f"{name} is a spectral library, not a scene")
-    return opened
+def open_scene(name: str, **options: Any) -> Scene:
+    """A scene; a library file is a list of spectra to unmix. Arguments and errors as `open_any`."""
+    opened = open_any(name, **options)
+    return opened if isinstance(opened, Scene) else as_scene(opened, Path(name).stem)
 
 
-def open_library(name: str, *, keys: Mapping[str, str] | None = None, unit: str | None = None) -> SpectralLibrary:
+def open_library(name: str, **options: Any) -> SpectralLibrary:
     """A library: a file, a dataset, or the reference endmembers of a scene; arguments and errors as `open_any`."""
     refused = None
     if Path(name).expanduser().exists():
         try:
-            return read_library(name, unit=unit, keys=keys or None)
+            return read_library(name, **options)
         except ValueError as error:
             refused = error  # unless it is a scene with endmembers, this says what is wrong
     try:
-        opened = open_any(name, keys=keys, unit=unit)
+        opened = open_any(name, **options)
     except ValueError as error:
         raise refused or error from None
     if not isinstance(opened, Scene):

@@ -8,7 +8,7 @@ Wavelengths are in nm inside the package; micrometres are converted when a file 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -17,10 +17,21 @@ from numpy import ndarray
 
 from unmix_jax.scenes.rows import Rows
 
-__all__ = ["Header", "Scene", "SpectralAxis", "SpectralLibrary", "header_of", "sample"]
+__all__ = [
+    "Account",
+    "Header",
+    "Scene",
+    "SpectralAxis",
+    "SpectralLibrary",
+    "as_scene",
+    "header_of",
+    "sample",
+    "thinned",
+]
 
 NM_PER = {"nm": 1.0, "um": 1e3}
 UNITS = ("nm", "um", "cm-1")
+UNKNOWN_QUANTITY = "value"
 LABELS = {"nm": "wavelength (nm)", "um": "wavelength (µm)", "cm-1": "wavenumber (cm⁻¹)"}
 
 
@@ -32,6 +43,20 @@ class Header(dict):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class Account(NamedTuple):
+    """What became of every metadata entry that a reader met.
+
+    Attributes:
+        used: entries that are in the arrays, masks, axis, names or place of what was read.
+        carried: entries that change no number; they stay in the header and go to the outputs where these can hold them.
+        unknown: entries that the reader does not understand; ``unmix-jax info`` lists them.
+    """
+
+    used: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 class SpectralAxis(eqx.Module):
@@ -89,6 +114,9 @@ class SpectralLibrary(eqx.Module):
         names: one per member.
         classes: the material class of each member (empty, or one per member).
         good_bands: False where a band is not to be used; None: all good.
+        quantity: what the values are: ``reflectance``, ``emissivity``, ...; ``value`` where nobody says.
+        notes: what may make the numbers wrong, one sentence each.
+        account: what became of the file's metadata.
         header: metadata, carried through untouched.
     """
 
@@ -97,6 +125,9 @@ class SpectralLibrary(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True, default=())
     classes: tuple[str, ...] = eqx.field(static=True, default=())
     good_bands: Bool[Any, "..."] | None = None
+    quantity: str = eqx.field(static=True, default=UNKNOWN_QUANTITY)
+    notes: tuple[str, ...] = eqx.field(static=True, default=())
+    account: Account = eqx.field(static=True, default=Account())
     header: Header = eqx.field(static=True, default_factory=Header)
 
     def __check_init__(self) -> None:
@@ -146,12 +177,20 @@ class Scene(eqx.Module):
         axis: the bands; None where the file names none.
         good_bands: False where a band is not to be used (ENVI ``bbl`` 0); None: all good.
         mask: True where a pixel is valid; None: all valid. NaN and ``nodata`` pixels need not be in it.
-        nodata: the value that marks missing data in the cube, usually -9999.
+        nodata: the value in the cube that is taken as missing data; -9999 unless something else is said.
+        stated_nodata: the value that the file or the user says marks missing data, as stored; None: neither does.
+        suspected_nodata: a value that nobody states, but that repeats as a fill value does; endmembers are not
+            extracted from such a scene.
         endmembers: reference endmembers, where the dataset has them.
         abundances: reference abundances [row, column, endmember] or [pixel, endmember].
         abundance_names: one per reference abundance (classes may be fewer than the endmembers).
         labels: land-cover label per pixel, 0 = unlabelled; ``label_names`` names them from 0.
-        name, unit: of the dataset, and of its values (``reflectance``, ``radiance``, ``emissivity``).
+        pixel_names: one per spectrum of a list of spectra, where they have names.
+        name: of the scene.
+        quantity: what the values are: ``reflectance``, ``radiance``, ``emissivity``, ...; ``value`` where nobody says.
+        notes: what may make the numbers wrong, one sentence each: told when the scene is opened, and kept in the record
+            and the report of a run.
+        account: what became of the file's metadata.
         header: metadata and georeferencing, carried through untouched.
     """
 
@@ -163,10 +202,15 @@ class Scene(eqx.Module):
     abundances: Float[Any, "..."] | None = None
     labels: Integer[Any, "..."] | None = None
     nodata: float | None = eqx.field(static=True, default=None)
+    stated_nodata: float | None = eqx.field(static=True, default=None)
+    suspected_nodata: float | None = eqx.field(static=True, default=None)
     abundance_names: tuple[str, ...] = eqx.field(static=True, default=())
     label_names: tuple[str, ...] = eqx.field(static=True, default=())
+    pixel_names: tuple[str, ...] = eqx.field(static=True, default=())
     name: str = eqx.field(static=True, default="scene")
-    unit: str = eqx.field(static=True, default="reflectance")
+    quantity: str = eqx.field(static=True, default=UNKNOWN_QUANTITY)
+    notes: tuple[str, ...] = eqx.field(static=True, default=())
+    account: Account = eqx.field(static=True, default=Account())
     header: Header = eqx.field(static=True, default_factory=Header)
 
     def __check_init__(self) -> None:
@@ -184,6 +228,8 @@ class Scene(eqx.Module):
             value = getattr(self, field)
             if value is not None and tuple(value.shape) != pixels:
                 raise ValueError(f"{field} has shape {tuple(value.shape)}, the scene's pixels {pixels}")
+        if self.pixel_names and (len(self.pixel_names),) != pixels:
+            raise ValueError(f"{len(self.pixel_names)} names for the scene's pixels {pixels}")
         if self.abundances is not None and tuple(self.abundances.shape[:-1]) != pixels:
             raise ValueError(f"abundances have shape {tuple(self.abundances.shape)}, the scene's pixels {pixels}")
 
@@ -213,11 +259,12 @@ def sample(scene: Scene, count: int) -> Float[np.ndarray, "pixel band"]:
 
 
 def thinned(scene: Scene, every: int) -> Scene:
-    """Each so-manieth row and column of a scene, in memory; the scene itself where that is every one."""
+    """Every n-th row and column of a scene, in memory; the scene itself where n is 1."""
     if every == 1:
         return scene
     some = (slice(None, None, every),) * len(scene.shape)
     mask, abundances = (None if of is None else np.asarray(of)[some] for of in (scene.mask, scene.abundances))
+    pixel_names = scene.pixel_names[::every]
     rows = range(0, scene.shape[0], every)
     cube = np.empty((*(len(range(0, n, every)) for n in scene.shape), scene.bands), scene.cube.dtype)
     with Rows(scene.cube) as source:
@@ -225,7 +272,27 @@ def thinned(scene: Scene, every: int) -> Scene:
         for i, row in enumerate(rows):
             source.read(row, row + 1, line)
             cube[i] = line.reshape(*scene.shape[1:], scene.bands)[some[1:]]
-    return replace(scene, cube=cube, mask=mask, abundances=abundances, labels=None)
+    return replace(scene, cube=cube, mask=mask, abundances=abundances, labels=None, pixel_names=pixel_names)
+
+
+def as_scene(library: SpectralLibrary, name: str = "spectra") -> Scene:
+    """A spectral library as a scene: a list of spectra to unmix, which keeps their names.
+
+    Args:
+        library: the spectra; NaN is missing data.
+        name: of the scene.
+    """
+    return Scene(
+        library.spectra,
+        library.axis,
+        good_bands=library.good_bands,
+        pixel_names=library.names,
+        name=name,
+        quantity=library.quantity,
+        notes=library.notes,
+        account=library.account,
+        header=library.header,
+    )
 
 
 def header_of(mapping: Mapping[str, Any] | None) -> Header:

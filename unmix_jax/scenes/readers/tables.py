@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Header, SpectralLibrary
 from unmix_jax.scenes.units import spectral_axis
 
@@ -30,7 +31,7 @@ class _Parsed(NamedTuple):
     unit: str | None
 
 
-def read_table(path: Path, *, unit: str | None = None) -> SpectralLibrary:
+def read_table(path: Path, told: Reading) -> SpectralLibrary:
     """Read a library from a text table with commas, semicolons, tabs or spaces.
 
     One spectrum per row: wavelengths stand in the first row, names (column ``name`` or the first text column)
@@ -41,7 +42,7 @@ def read_table(path: Path, *, unit: str | None = None) -> SpectralLibrary:
 
     Args:
         path: a text file.
-        unit: of the wavelengths, where the table does not name it.
+        told: what the user says.
 
     Raises:
         ValueError: no numbers, lines of different length, or a layout that cannot be told.
@@ -67,7 +68,7 @@ def read_table(path: Path, *, unit: str | None = None) -> SpectralLibrary:
     gaps = (spectra == NODATA) | (spectra < DELETED)
     axis = None
     if parsed.centers is not None:
-        axis = spectral_axis(parsed.centers, fwhm=fwhm, unit=unit or parsed.unit, where=str(path))
+        axis = spectral_axis(parsed.centers, fwhm=fwhm, unit=told.unit or parsed.unit, where=str(path))
     return SpectralLibrary(
         np.where(gaps, np.nan, spectra),
         axis,

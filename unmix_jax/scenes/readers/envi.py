@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, header_of
 from unmix_jax.scenes.units import canonical, existing, spectral_axis
 
@@ -26,7 +27,7 @@ def is_envi(path: str | Path) -> bool:
     return _header_path(Path(path)) is not None
 
 
-def read_envi_scene(path: str | Path, *, unit: str | None = None) -> Scene:
+def read_envi_scene(path: Path, told: Reading) -> Scene:
     """Open an ENVI cube, named by its header or by its data file, without reading it.
 
     Float cubes are memory maps seen as [row, column, band]; integers, foreign byte order and a
@@ -52,7 +53,7 @@ def read_envi_scene(path: str | Path, *, unit: str | None = None) -> Scene:
     good = _numbers(fields, "bbl", bands, header)
     return Scene(
         cube,
-        _axis(fields, bands, unit, header),
+        _axis(fields, bands, told.unit, header),
         good_bands=None if good is None else good != 0,
         nodata=nodata if plain else None,
         name=data.stem,
@@ -60,7 +61,7 @@ def read_envi_scene(path: str | Path, *, unit: str | None = None) -> Scene:
     )
 
 
-def read_envi_library(path: str | Path, *, unit: str | None = None) -> SpectralLibrary:
+def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
     """Read an ENVI spectral library (`.sli` with its header); values at ``data ignore value`` become NaN.
 
     Args:
@@ -87,7 +88,7 @@ def read_envi_library(path: str | Path, *, unit: str | None = None) -> SpectralL
     good = _numbers(fields, "bbl", bands, header)
     return SpectralLibrary(
         spectra,
-        _axis(fields, bands, unit, header),
+        _axis(fields, bands, told.unit, header),
         names or tuple(f"spectrum {i + 1}" for i in range(members)),
         good_bands=None if good is None else good != 0,
         header=header_of(metadata),

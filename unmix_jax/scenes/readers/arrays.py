@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import missing, spectral_axis
 
@@ -101,18 +102,18 @@ class Arrays:
         return None if value is None else np.squeeze(value) != 0
 
 
-def read_array_scene(path: Path, *, keys: Mapping[str, str] | None, unit: str | None) -> Scene:
+def read_array_scene(path: Path, told: Reading) -> Scene:
     """Read a scene from `.npz` or `.mat` (see the module for the names and the order of axes)."""
-    with Arrays(path, keys) as arrays:
+    with Arrays(path, told.keys) as arrays:
         arrays.check()
-        return _scene(arrays, unit)
+        return _scene(arrays, told.unit)
 
 
-def read_array_library(path: Path, *, keys: Mapping[str, str] | None, unit: str | None) -> SpectralLibrary:
+def read_array_library(path: Path, told: Reading) -> SpectralLibrary:
     """Read a spectral library from `.npz` or `.mat` (see the module for the names)."""
-    with Arrays(path, keys) as arrays:
+    with Arrays(path, told.keys) as arrays:
         arrays.check()
-        return _library(arrays, unit)
+        return _library(arrays, told.unit)
 
 
 def _scene(arrays: Arrays, unit: str | None) -> Scene:
@@ -161,7 +162,7 @@ def _library(arrays: Arrays, unit: str | None) -> SpectralLibrary:
     )
 
 
-def read_npy(path: Path) -> Scene:
+def read_npy(path: Path, told: Reading) -> Scene:
     """Open a `.npy` cube (row, column, band) or list of spectra (pixel, band) as a memory map."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,480 @@
+"""What the user says about a file, what the file says about itself, and how the two make a scene or a library.
+
+A format's reader returns what its file says. `finish` and `finish_library` then do what is the same for every format:
+they apply what the user said instead, keep the wanted rows, columns and bands, leave out bands without a single value,
+and note what may make the numbers wrong.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from unmix_jax.scenes.georeference import shifted
+from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.rows import Rows
+from unmix_jax.scenes.scene import Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
+
+__all__ = ["Entries", "Reading", "finish", "finish_library", "looked_at", "numbered"]
+
+DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
+LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
+LOOKED_AT_VALUES = 4_000_000  # values that are looked at: 16 MB in float32, read in some 10 ms
+SPECTRA_LOOKED_AT = 4096  # of a list of spectra
+# What the files of this field use as fill values; a value that is none of these must stand out much further.
+FILLS = (-9999.0, -999.0, -32768.0, 32767.0, -32767.0, 65535.0, -2147483648.0, 2147483647.0, -1e34, -1.23e34)
+REFLECTANCE_UP_TO = 1.6  # bright snow and specular pixels exceed 1; per cent and scaled integers exceed this by far
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says about a file; everything else is taken from the file.
+
+    Attributes:
+        keys: names of the project to names in the file, such as ``{"cube": "Y"}``.
+        unit: of the wavelengths where the file does not say it: nm, um or cm-1.
+        force_unit: whether ``unit`` stands above a unit that the file states.
+        scale: stored numbers are multiplied by it, instead of by what the file states; ``auto``: the power of ten that
+            makes reflectance of them.
+        offset: added after the scale, instead of what the file states.
+        nodata: stored number that marks missing data, instead of what the file states; ``none``: no number does.
+        bands: numbers of the bands to use, counted from 1, as in ``"1-50, 60"``; the others become bad bands.
+        range: lowest and highest band centre to use, in nm, or cm⁻¹ where the axis is; the others become bad bands.
+        bad_bands: numbers of bands that are not to be used, counted from 1, beside those that the file marks.
+        quantity: what the values are, instead of what the file states: reflectance, emissivity, radiance ...
+        rows: first row (or spectrum of a list) and one beyond the last, counted from 0.
+        columns: first column and one beyond the last, counted from 0.
+        interleave: order of an ENVI cube whose header does not say it: bsq, bil or bip.
+        zeros: whether an exact zero in one band is a ``value`` or ``missing``; a pixel that is zero in all bands is
+            missing in any case.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    unit: str | None = None
+    force_unit: bool = False
+    scale: float | Literal["auto"] | None = None
+    offset: float | None = None
+    nodata: float | Literal["none"] | None = None
+    bands: str | Iterable[int] | None = None
+    range: tuple[float, float] | None = None
+    bad_bands: str | Iterable[int] | None = None
+    quantity: str | None = None
+    rows: tuple[int, int] | None = None
+    columns: tuple[int, int] | None = None
+    interleave: str | None = None
+    zeros: Literal["value", "missing"] = "value"
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "offset"):
+            value = getattr(self, name)
+            if (
+                value is not None
+                and value != "auto"
+                and not (np.isfinite(float(value)) and (value or name == "offset"))
+            ):
+                raise ValueError(f"{name} must be a finite number{' other than zero' * (name == 'scale')}, got {value}")
+        if self.force_unit and self.unit is None:
+            raise ValueError("force_unit needs the unit that is to be forced: give unit (--unit) as well")
+
+    def unit_of(self, stated: str | None, where: str, option: str = "--unit") -> str | None:
+        """The unit of the wavelengths, out of what the file states and what the user says.
+
+        Args:
+            stated: nm, um or cm-1, or None where the file is silent.
+            where: name of the file, for messages.
+            option: the user's option, for messages.
+
+        Raises:
+            ValueError: the two disagree and the user's is not forced.
+        """
+        if self.unit is None or stated is None or self.force_unit or self.unit == stated:
+            return self.unit or stated
+        raise ValueError(
+            f"{where}: the file states that its axis is in {stated}, {option} says {self.unit}. Leave {option} out, or "
+            "add --force-unit (force_unit=True) if the file is wrong"
+        )
+
+
+class Entries:
+    """The metadata entries of a file under lower-case names, and what became of each of them."""
+
+    def __init__(self, entries: Mapping[str, Any]) -> None:
+        self._entries = {str(name): value for name, value in entries.items()}
+        self._names: dict[str, str] = {}
+        for name in self._entries:
+            self._names.setdefault(name.lower(), name)
+        self._used: dict[str, None] = {}
+        self._carried: dict[str, None] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._names
+
+    def use(self, name: str, default: Any = None) -> Any:
+        """The value of an entry that goes into the arrays, masks, axis, names or place; marked as used."""
+        if name not in self:
+            return default
+        stored = self._names[name.lower()]
+        self._used[stored] = None
+        return self._entries[stored]
+
+    def carry(self, *names: str) -> None:
+        """Mark entries that change no number and stay in the header."""
+        self._carried |= {self._names[name.lower()]: None for name in names if name in self}
+
+    def account(self) -> Account:
+        """What became of each entry; those that were neither used nor carried are unknown."""
+        carried = tuple(name for name in self._carried if name not in self._used)
+        unknown = tuple(name for name in self._entries if name not in self._used and name not in self._carried)
+        return Account(tuple(self._used), carried, unknown)
+
+    def header(self) -> Header:
+        """All entries, as they stand in the file."""
+        return Header(self._entries)
+
+
+def numbered(told: str | Iterable[int], count: int, what: str = "bands") -> np.ndarray:
+    """Numbers counted from 1, such as ``"1-50, 60"``, as True and False over all of them.
+
+    Args:
+        told: text of numbers and ranges between commas or spaces, or whole numbers.
+        count: how many there are.
+        what: for messages.
+
+    Raises:
+        ValueError: not numbers, or numbers that are not there.
+    """
+    parts = [told] if isinstance(told, str) else list(told)
+    chosen = np.zeros(count, bool)
+    for part in (
+        word for p in parts for word in re.split(r"[,\s]+", re.sub(r"\s*[-–]\s*", "-", str(p)).strip()) if word
+    ):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last <= count:
+            raise ValueError(
+                f"{what} are numbers from 1 to {count}, such as 1-50,60; got {part!r}"
+                + (f" in {told!r}" if part != told else "")
+            )
+        chosen[first - 1 : last] = True
+    return chosen
+
+
+def looked_at(scene: Scene) -> np.ndarray:
+    """Some pixels of a scene, [pixel, band]: evenly spread rows, which any order of a file can give quickly."""
+    if len(scene.shape) == 1:
+        return sample(scene, SPECTRA_LOOKED_AT)
+    rows, columns = scene.shape
+    count = int(np.clip(LOOKED_AT_VALUES // (columns * scene.bands), 1, LOOKED_AT_ROWS))
+    at = np.unique(((np.arange(count) + 0.5) * rows / count).astype(int))
+    step = max(1, columns * scene.bands * len(at) // LOOKED_AT_VALUES)
+    taken = []
+    with Rows(scene.cube) as source:
+        line = np.empty((columns, scene.bands), scene.cube.dtype)
+        for row in at:
+            source.read(int(row), int(row) + 1, line)
+            taken.append(line[::step].copy())
+    return np.concatenate(taken)
+
+
+def finish(scene: Scene, told: Reading) -> Scene:
+    """A scene as the user wants it, from what a format's reader made of its file.
+
+    Args:
+        scene: with what the file says of scale, no-data, bands and quantity.
+        told: what the user says.
+
+    Returns:
+        The scene; its notes are warned of as well.
+
+    Raises:
+        ValueError: rows, columns or bands that are not there; no good band is left; no pixel holds a value.
+    """
+    scene, notes = _rescaled(scene, told)
+    scene = _windowed(scene, told)
+    scene = replace(
+        scene,
+        quantity=told.quantity or scene.quantity,
+        good_bands=_wanted_bands(scene.axis, scene.bands, scene.good_bands, told),
+    )
+    pixels = looked_at(scene)
+    missing = _missing(pixels, scene)
+    empty_bands = missing.all(axis=0)
+    if empty_bands.all():
+        pixels = _some_with_values(scene)
+        missing = _missing(pixels, scene)
+        empty_bands = missing.all(axis=0)
+    good = np.ones(scene.bands, bool) if scene.good_bands is None else np.asarray(scene.good_bands)
+    if (left_out := good & empty_bands).any():
+        notes.append(
+            f"{_bands(left_out)} hold no value in any pixel that was looked at; they are left out"
+            if left_out.sum() > 1
+            else f"{_bands(left_out)} holds no value in any pixel that was looked at; it is left out"
+        )
+        good = good & ~empty_bands
+        scene = replace(scene, good_bands=good)
+    suspected = None
+    if told.nodata is None:
+        suspected = suspected_fill(pixels, missing, good, scene.cube)
+    if suspected is not None:
+        notes.append(
+            f"the value {suspected:g} repeats as a fill value does, but nothing says that it marks missing data: say "
+            f"so with --nodata {suspected:g} (nodata={suspected:g}), or --nodata none if it is a measurement"
+        )
+    return noted(replace(scene, suspected_nodata=suspected), notes)
+
+
+def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
+    """A library as the user wants it, from what a format's reader made of its file.
+
+    Args:
+        library: with what the file says; missing values are NaN.
+        told: what the user says; a scale and an offset apply to the values that the reader returned.
+
+    Returns:
+        The library. Magnitudes above 1e30 and stated fill values are NaN; its notes are warned of as well.
+
+    Raises:
+        ValueError: bands that are not there; no good band is left.
+    """
+    spectra, notes = np.asarray(library.spectra), []
+    kind = spectra.dtype if spectra.dtype.kind == "f" and spectra.dtype.itemsize > 2 else np.dtype(np.float32)
+    missing = ~(np.abs(spectra) < DELETED)
+    if told.nodata is None:
+        missing |= spectra == NODATA
+    elif told.nodata != "none":
+        missing |= spectra == float(told.nodata)
+    if told.zeros == "missing":
+        missing |= spectra == 0
+    values = np.where(missing, kind.type(np.nan), spectra).astype(kind)
+    if told.scale is not None or told.offset is not None:
+        scale = told.scale if told.scale != "auto" else _automatic(values[np.isfinite(values)])
+        if told.scale == "auto":
+            notes.append(f"--scale auto: the library's values are multiplied by {scale:g}")
+        values = (values * (1.0 if scale is None else float(scale)) + (told.offset or 0.0)).astype(kind)
+    good = _wanted_bands(library.axis, values.shape[1], library.good_bands, told)
+    first, last = _part(told.rows, len(library), "rows")
+    some = slice(first, last)
+    return noted(
+        replace(
+            library,
+            spectra=values[some],
+            names=library.names[some],
+            classes=library.classes[some],
+            good_bands=good,
+            quantity=told.quantity or library.quantity,
+        ),
+        notes,
+    )
+
+
+def noted(read: Any, notes: Sequence[str]) -> Any:
+    """A scene or a library with further notes, all of which are warned of."""
+    notes = (*read.notes, *notes)
+    for note in notes:
+        warnings.warn(f"{note}" if not isinstance(read, Scene) else f"{read.name}: {note}", stacklevel=4)
+    return replace(read, notes=notes)
+
+
+def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
+    """The scene with the user's scale, offset, no-data value and rule for zeros in place of the file's."""
+    notes: list[str] = []
+    cube, stated = scene.cube, scene.stated_nodata
+    if told.nodata is not None:
+        stated = None if told.nodata == "none" else float(told.nodata)
+    if told.scale is None and told.offset is None and told.nodata is None and told.zeros == "value":
+        return scene, notes
+    scaling = {"divisor": 1.0, "gain": 1.0, "offset": 0.0, "nodata": scene.nodata, "zeros_missing": False}
+    source = cube
+    if isinstance(cube, LazyCube):
+        source, scaling = cube.source, cube.scaling
+    if told.nodata is not None:
+        scaling["nodata"] = stated
+    scaling["zeros_missing"] = told.zeros == "missing"
+    if told.scale is not None:
+        if told.scale == "auto":
+            plain = replace(scene, cube=LazyCube(source, nodata=scaling["nodata"], zeros_missing=True), nodata=None)
+            values = looked_at(plain)
+            if scene.good_bands is not None:
+                values = values[:, np.asarray(scene.good_bands)]
+            factor = _automatic(values[np.isfinite(values)])
+            notes.append(f"--scale auto: stored values are multiplied by {factor:g}")
+        else:
+            factor = float(told.scale)
+        scaling |= {"divisor": 1.0, "gain": factor}
+        if told.offset is None:
+            scaling["offset"] = 0.0
+    if told.offset is not None:
+        scaling["offset"] = float(told.offset)
+    return replace(scene, cube=LazyCube(source, **scaling), nodata=None, stated_nodata=stated), notes
+
+
+def _automatic(values: np.ndarray) -> float:
+    """The power of ten that makes reflectance of values."""
+    top = float(np.percentile(values, 99)) if values.size else 0.0
+    if not top > 0:
+        raise ValueError("--scale auto finds no value above zero to choose a scale by: give a number")
+    power = 0
+    while top * 10.0**power > REFLECTANCE_UP_TO:
+        power -= 1
+    # Reflectance in per cent and in ten thousandths are the two that exist; 1000 is rare, 10 is not known to be used.
+    return 1.0 if power == 0 else 0.01 if power >= -2 else 10.0 ** min(power, -3 if power == -3 else -4)
+
+
+def _windowed(scene: Scene, told: Reading) -> Scene:
+    """The wanted rows and columns of a scene, still in its file; its place on Earth moves along."""
+    if told.rows is None and told.columns is None:
+        return scene
+    if told.columns is not None and len(scene.shape) == 1:
+        raise ValueError("a list of spectra has no columns: leave --columns out")
+    parts = [_part(told.rows, scene.shape[0], "rows")]
+    if len(scene.shape) == 2:
+        parts.append(_part(told.columns, scene.shape[1], "columns"))
+    window = tuple(slice(first, last) for first, last in parts)
+    cube = scene.cube
+    if isinstance(cube, LazyCube):
+        cube = LazyCube(_Window(cube.source, window), **cube.scaling)
+    elif isinstance(cube, np.ndarray):
+        cube = cube[window]
+    else:
+        cube = LazyCube(_Window(cube, window), nodata=None)
+    header = shifted(scene.header, *(first for first, _ in parts)) if len(parts) == 2 else scene.header
+    fields = {
+        name: None if value is None else np.asarray(value)[window]
+        for name, value in (("mask", scene.mask), ("labels", scene.labels), ("abundances", scene.abundances))
+    }
+    names = scene.pixel_names[window[0]] if scene.pixel_names else ()
+    return replace(scene, cube=cube, header=header, pixel_names=names, **fields)
+
+
+class _Window:
+    """Some rows and columns of an array that is read when it is indexed."""
+
+    def __init__(self, source: Any, window: tuple[slice, ...]) -> None:
+        self._source, self._window = source, window
+        kept = [s.stop - s.start for s in window]
+        self.shape = (*kept, *(int(n) for n in source.shape[len(window) :]))
+        self.dtype, self.ndim = np.dtype(source.dtype), len(self.shape)
+        self.path = getattr(source, "path", None)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        first = index[0] if index else Ellipsis
+        if isinstance(first, slice):  # rows are read as they are asked for; the rest is cut in memory
+            start, stop, step = first.indices(self.shape[0])
+            if step > 0:
+                begin = self._window[0].start
+                rows = np.asarray(self._source[begin + start : begin + max(stop, start) : step])
+                return rows[(slice(None), *self._window[1:])][(slice(None), *index[1:])]
+        if isinstance(first, int | np.integer):
+            row = range(self.shape[0])[int(first)] + self._window[0].start
+            return np.asarray(self._source[row])[self._window[1:]][index[1:]]
+        return np.asarray(self._source[self._window[0]])[(slice(None), *self._window[1:])][index]
+
+
+def _part(told: tuple[int, int] | None, count: int, what: str) -> tuple[int, int]:
+    """First and one beyond last of the wanted rows or columns."""
+    if told is None:
+        return 0, count
+    try:
+        first, last = (int(n) for n in told)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} are a first and one beyond the last, such as 10 20, got {told!r}") from None
+    if not 0 <= first < last <= count:
+        raise ValueError(f"{what} run from 0 to {count}; {first} to {last} are not among them")
+    return first, last
+
+
+def _wanted_bands(axis: SpectralAxis | None, count: int, good: Any, told: Reading) -> np.ndarray | None:
+    """Good bands of the file that the user wants."""
+    if told.bands is None and told.range is None and told.bad_bands is None:
+        return None if good is None else np.asarray(good)
+    wanted = np.ones(count, bool) if good is None else np.asarray(good, bool).copy()
+    if told.bands is not None:
+        wanted &= numbered(told.bands, count)
+    if told.bad_bands is not None:
+        wanted &= ~numbered(told.bad_bands, count, "bad bands")
+    if told.range is not None:
+        if axis is None:
+            raise ValueError("--range needs wavelengths, and the file gives none: choose by number with --bands")
+        low, high = (float(v) for v in told.range)
+        if not low < high:
+            raise ValueError(f"a range is LOW HIGH, such as 400 2400, got {low:g} {high:g}")
+        centers = np.asarray(axis.centers)
+        wanted &= (centers >= low) & (centers <= high)
+    if not wanted.any():
+        raise ValueError("no good band is left of those that --bands, --range and --bad-bands choose")
+    return wanted
+
+
+def _missing(pixels: np.ndarray, scene: Scene) -> np.ndarray:
+    """True where a value is missing."""
+    missing = ~(np.abs(pixels) < DELETED)
+    return missing if scene.nodata is None else missing | (pixels == scene.nodata)
+
+
+def _some_with_values(scene: Scene) -> np.ndarray:
+    """Pixels of a scene whose rows that were looked at hold none: the first rows from the top that do.
+
+    Raises:
+        ValueError: no pixel holds a value.
+    """
+    with Rows(scene.cube) as source:
+        step = max(1, source.chunk, LOOKED_AT_VALUES // (source.row * scene.bands))
+        for first in range(0, scene.shape[0], step):
+            last = min(first + step, scene.shape[0])
+            rows = np.empty(((last - first) * source.row, scene.bands), scene.cube.dtype)
+            source.read(first, last, rows)
+            if not _missing(rows, scene).all():
+                return rows
+    raise ValueError(
+        "no pixel holds a value: all are NaN, infinite or at the no-data value. If that value is wrong, give --nodata"
+    )
+
+
+def suspected_fill(pixels: np.ndarray, missing: np.ndarray, good: np.ndarray, cube: Any) -> float | None:
+    """A value, as stored, that repeats as a fill value does; None where there is none.
+
+    It is an end of the range of all values, fills at least one whole pixel (one value in all of its bands is no
+    spectrum) or repeats in many, and is one of the values that are in use for this, or lies apart from all others by
+    more than their own range.
+    """
+    values = np.where(missing, np.nan, pixels)[:, good]
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return None
+    for end in (float(finite.min()), float(finite.max())):
+        at = values == end
+        whole = bool((at.all(axis=1)).any()) and values.shape[1] > 1
+        if end == 0 or not (whole or at.sum() >= max(8, 1e-4 * finite.size)):
+            continue
+        rest = finite[finite != end]
+        if rest.size == 0:
+            continue
+        apart = (rest.min() - end) if end < rest.min() else (end - rest.max())
+        stored = _stored(end, cube, at)
+        if stored is not None and (apart > (rest.max() - rest.min()) or (stored in FILLS and apart > 0)):
+            return stored
+    return None
+
+
+def _stored(value: float, cube: Any, at: np.ndarray) -> float | None:
+    """The number in the file behind a value; None where bands are scaled each by its own."""
+    if not isinstance(cube, LazyCube):
+        return value
+    scaling = cube.scaling
+    if np.ndim(scaling["gain"]) or np.ndim(scaling["offset"]):
+        return None
+    number = (value - float(scaling["offset"])) / float(scaling["gain"]) * scaling["divisor"]
+    whole = round(number)
+    return float(whole) if abs(number - whole) < 1e-3 * max(1.0, abs(number)) and abs(number) < 2**53 else float(number)
+
+
+def _bands(chosen: np.ndarray) -> str:
+    """Numbers of bands in words, counted from 1: ``bands 1, 2 and 190–200``."""
+    numbers = np.flatnonzero(chosen) + 1
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
+    return f"band{'s' * (len(numbers) > 1)} {', '.join(words)}"
