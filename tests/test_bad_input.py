@@ -11,7 +11,7 @@ from solvers.cases import oracle, spectra
 
 from unmix_jax import Scene, SpectralAxis, SpectralLibrary, cli, fcls, prepare, unmix
 from unmix_jax.scenes.library import match
-from unmix_jax.scenes.writers import write_library
+from unmix_jax.scenes.library_files import write_library
 
 BANDS, COUNT = 12, 3
 CENTERS = np.linspace(500.0, 2300.0, BANDS)

@@ -19,9 +19,9 @@ from unmix_jax.networks.encoders import ENCODERS
 from unmix_jax.networks.mixtures import MIXTURE_RECIPES
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.results import read_results
+from unmix_jax.scenes.library_files import write_library
 from unmix_jax.scenes.readers import read_library
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import write_library
 from unmix_jax.unmixing import BLIND, LINEAR
 
 NAMES = ("Grès, fin", "forêt (été)", "shade")

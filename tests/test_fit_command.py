@@ -15,9 +15,9 @@ from unmix_jax.endmembers.dispersion_fit import DispersionFit, fit_dispersion
 from unmix_jax.fitting import fit_library, in_wavenumber, summary
 from unmix_jax.physics.dispersion import from_axes, stack
 from unmix_jax.scenes.dispersion_files import load_dispersion
+from unmix_jax.scenes.library_files import write_library
 from unmix_jax.scenes.readers import read_library
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import write_library
 
 NAMES = ("Quartz", "Grès/α, fin", "quartz")
 MINERALS = stack(

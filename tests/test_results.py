@@ -15,8 +15,8 @@ from unmix_jax.results import (
     read_results,
     write_results,
 )
+from unmix_jax.scenes.library_files import library_names, write_library
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, header_of
-from unmix_jax.scenes.writers import library_names, write_library
 from unmix_jax.types import Solution
 
 NAMES = ("Quartz, fine", "Grès à ciment µ", "$100 {oxide}")

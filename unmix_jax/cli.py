@@ -83,8 +83,8 @@ def endmembers(
         unit: of the wavelengths, where the file does not say it
     """
     from unmix_jax.endmembers.subspace import count_endmembers
+    from unmix_jax.scenes.library_files import write_library
     from unmix_jax.scenes.opening import open_scene
-    from unmix_jax.scenes.writers import write_library
     from unmix_jax.unmixing import counts_in_words, extract
 
     if out.exists() and not overwrite:

@@ -19,8 +19,8 @@ from unmix_jax.physics.dispersion import Dispersion, check_wavenumber, stack
 from unmix_jax.results import RECORD, check_folder, environment
 from unmix_jax.scenes.dispersion_files import save_dispersion
 from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.library_files import library_names, write_library
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import library_names, write_library
 from unmix_jax.store import write_json
 
 __all__ = ["FittedLibrary", "fit_library", "in_wavenumber", "summary"]

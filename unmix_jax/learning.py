@@ -13,9 +13,9 @@ from unmix_jax.networks.checkpoint import Checkpoint, save_checkpoint
 from unmix_jax.networks.mixtures import MIXTURE_RECIPES
 from unmix_jax.results import environment
 from unmix_jax.scenes.library import match
+from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.noise import snr_std
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
-from unmix_jax.scenes.writers import library_names
 
 __all__ = ["facts", "learn_library", "seen_by"]
 

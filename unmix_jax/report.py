@@ -11,8 +11,8 @@ from unmix_jax import plots
 from unmix_jax.metrics import align
 from unmix_jax.page import Picture, Section, Table, as_text, per_cent, write_page
 from unmix_jax.results import Results, masked_pixels
+from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import Scene
-from unmix_jax.scenes.writers import library_names
 
 __all__ = ["run_sections", "run_tiles", "write_run_report"]
 

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from unmix_jax import __version__
+from unmix_jax.scenes.library_files import KEYS, library_arrays, library_names, write_library
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import KEYS, MapFile, library_arrays, library_names, write_library, write_map
+from unmix_jax.scenes.writers import MapFile, write_map
 from unmix_jax.solvers.least_squares import remove_shade
 from unmix_jax.store import UNFINISHED, Store, claim, named, open_group, solution_of, write_json
 from unmix_jax.types import Solution

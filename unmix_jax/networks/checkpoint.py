@@ -20,8 +20,8 @@ import numpy as np
 
 from unmix_jax.networks.abundance import AbundanceNetwork, AbundanceUnmixer, Whiten
 from unmix_jax.networks.encoders import ENCODERS
+from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import library_names
 
 __all__ = ["Checkpoint", "fingerprint", "load_checkpoint", "read_file", "save_checkpoint", "write_file"]
 

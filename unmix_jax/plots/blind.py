@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unmix_jax.plots.style import INK, PALETTE, TEXT, broken, figure_of, short, tidy
+from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import SpectralLibrary
-from unmix_jax.scenes.writers import library_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
