@@ -1,0 +1,671 @@
+"""HDF5 files, and so NetCDF-4, HDF-EOS5 and MATLAB v7.3, opened so that only the file itself is ever read.
+
+HDF5 lets a file name other files: external links, external storage of a dataset, virtual datasets. The library opens
+these without asking. `HdfFile` walks the whole file by hard links before anything is read and refuses all three, and
+links in a circle. Everything that is read whole has a limit in bytes; cubes stay in the file (`HdfArray`).
+
+Reference: The HDF Group, "HDF5 File Format Specification Version 3.0", sections IV.A.2.g (links), IV.A.2.h (external
+data files) and IV.A.2.i (layouts).
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmix_jax.scenes.units import missing
+
+__all__ = ["HdfArray", "HdfFile", "check_links"]
+
+WHOLE = 256 * 2**20  # bytes of one array that is read whole: lat/lon of a swath are 13 MB, a mask of 10⁸ pixels 100 MB
+ATTRIBUTES = 2**20  # bytes of one attribute; HDF5 itself allows 64 KiB in the usual storage
+DEPTH = 32  # groups within groups; sensors' products have at most 6 (HDF-EOS5)
+OBJECTS = 100_000  # groups and datasets; sensors' products have some hundreds
+PATHS = 100_000  # ways from the root to any object, which is what a reader without memory of its path walks
+# Most that a cube may be larger than its file. Deflate reaches 1032:1 on a constant; twice that leaves room for chunks
+# that were never written. Cubes up to FREE are let through: they fit into memory anyway.
+EXPANSION = 2048
+FREE = 2**30
+AT_ONCE = 256 * 2**20  # bytes of the rows that are said to be stored together, where a chunk covers many rows
+STRIDED = 32 * 2**20  # bytes read at once where only every n-th row or column is kept
+TEXTS = 256  # strings of variable length that are read at once: many may point at one and the same long text
+
+# Attributes by which netCDF-4 and HDF5 dimension scales hold themselves together; they describe no data.
+MACHINERY = frozenset({
+    "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS", "_Netcdf4Dimid", "_Netcdf4Coordinates",
+    "_NCProperties", "_nc3_strict", "_NCCOPY",
+})  # fmt: skip
+NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"  # what netCDF-4 writes as NAME of such a dataset
+
+
+class HdfFile:
+    """An HDF5 file whose links were checked; it stays open until it is closed or forgotten.
+
+    Attributes:
+        path: the file.
+        size: its bytes.
+        names: every dataset by its full name without the leading slash, such as ``location/lat``; a dataset that has
+            two names stands under both.
+        groups: every group by its full name; the root is "".
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a file to read, and check all of its links.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: not HDF5, damaged, names another file, links in a circle, or too many objects.
+            ImportError: h5py is not installed.
+        """
+        try:
+            import h5py
+        except ImportError:
+            raise missing("io", "h5py", f"{path}: an HDF5 file") from None
+        self._h5 = h5py
+        self.path = Path(path)
+        self.size = os.path.getsize(self.path)
+        with _told(self.path, "it"):
+            if not h5py.is_hdf5(str(self.path)):
+                raise ValueError(f"{self.path} is not an HDF5 (NetCDF-4) file, or it is truncated")
+            self._file = h5py.File(self.path, "r", locking="best-effort")
+        try:
+            with _told(self.path, "its list of objects"):
+                self._walk()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "HdfFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name.strip("/") in self.names
+
+    def close(self) -> None:
+        """Close the file; arrays that stay in it can no longer be read."""
+        self.names = dict[str, Any]()
+        self.groups = dict[str, Any]()
+        self._file.close()
+
+    def _walk(self) -> None:
+        """Find all objects by hard links; refuse whatever leads out of the file or in a circle."""
+        h5 = self._h5
+        self.names, self.groups = {}, {}
+        self._names_of: dict[int, str] = {}
+        self._inside: dict[int, list[int]] = {}  # addresses of the objects that a group leads to
+        self.aliases: list[str] = []  # further names of groups that have one already
+        soft: list[tuple[int, Any, bytes, str]] = []
+        root = self._file.id
+        waiting: list[tuple[Any, int, str, int]] = [(h5.h5o.open(root, b"/"), _address(h5, root), "", 0)]
+        self.groups[""] = waiting[0][0]
+        while waiting:
+            group, here, prefix, depth = waiting.pop()
+            inside = self._inside.setdefault(here, [])
+            for name in group:
+                full = f"{prefix}/{name.decode(errors='replace')}".lstrip("/")
+                kind = group.links.get_info(name).type
+                if kind == h5.h5l.TYPE_SOFT:
+                    soft.append((here, group, name, full))
+                    continue
+                if kind != h5.h5l.TYPE_HARD:
+                    raise ValueError(f"{self.path}: {full} is a link to another file, which is refused: copy it in")
+                found = h5.h5o.open(group, name)
+                at = _address(h5, found)
+                inside.append(at)
+                if isinstance(found, h5.h5d.DatasetID):
+                    self._check_storage(found, full)
+                    self.names[full] = found
+                    self._names_of.setdefault(at, full)
+                    self._inside.setdefault(at, [])
+                elif isinstance(found, h5.h5g.GroupID):
+                    if at in self._inside or any(at == a for _, a, _, _ in waiting):
+                        self.aliases.append(full)
+                        continue
+                    if depth >= DEPTH:
+                        raise ValueError(f"{self.path}: groups lie more than {DEPTH} deep: {full[:80]}…")
+                    self.groups[full] = found
+                    self._names_of.setdefault(at, full)
+                    waiting.append((found, at, full, depth + 1))
+                if len(self.names) + len(self.groups) + len(self.aliases) + len(soft) > OBJECTS:
+                    raise ValueError(f"{self.path} has more than {OBJECTS} objects")
+        self._resolve(soft)
+        self._check_circles()
+
+    def _resolve(self, soft: Sequence[tuple[int, Any, bytes, str]]) -> None:
+        """Soft links, now that no link is left that leads out of the file; those that lead nowhere are left out."""
+        h5 = self._h5
+        for here, group, name, full in soft:
+            try:
+                found = h5.h5o.open(group, name)
+            except (KeyError, OSError, RuntimeError, ValueError):
+                continue
+            at = _address(h5, found)
+            self._inside[here].append(at)
+            if isinstance(found, h5.h5d.DatasetID):
+                self.names.setdefault(full, found)
+            elif isinstance(found, h5.h5g.GroupID):
+                self.aliases.append(full)
+
+    def _check_circles(self, inside: Mapping[int, Sequence[int]] | None = None) -> int:
+        """Number of ways from the root to all objects.
+
+        Raises:
+            ValueError: there is a circle, or there are too many ways.
+        """
+        inside = self._inside if inside is None else inside
+        arriving = dict.fromkeys(inside, 0)
+        for members in inside.values():
+            for at in members:
+                arriving[at] = arriving.get(at, 0) + 1
+        root = _address(self._h5, self._file.id)
+        ways = dict.fromkeys(arriving, 0)
+        ways[root] = 1
+        free = [at for at, count in arriving.items() if count == 0]
+        done = 0
+        while free:
+            here = free.pop()
+            done += 1
+            for at in inside.get(here, ()):
+                ways[at] += ways[here]
+                arriving[at] -= 1
+                if arriving[at] == 0:
+                    free.append(at)
+        if done < len(arriving):
+            names = sorted(self._names_of.get(at, "/") for at, count in arriving.items() if count)
+            raise ValueError(f"{self.path}: links in a circle, through {names[0] or '/'}: they are refused")
+        total = sum(ways.values())
+        if total > PATHS:
+            raise ValueError(f"{self.path}: its links make more than {PATHS} paths to its objects")
+        return total
+
+    def _check_storage(self, dataset: Any, name: str) -> None:
+        """Refuse a dataset whose numbers lie in another file. Nothing but the list of properties is asked for: the
+        shape of a virtual dataset would open its sources.
+        """
+        properties = dataset.get_create_plist()
+        if properties.get_external_count() > 0:
+            raise ValueError(f"{self.path}: the data of {name} lie in another file, which is refused: copy them in")
+        if properties.get_layout() == self._h5.h5d.VIRTUAL:
+            raise ValueError(
+                f"{self.path}: {name} is a virtual dataset, made of other datasets or files, which is refused: write "
+                "it out as a plain one"
+            )
+
+    def _dataset(self, name: str) -> Any:
+        """A dataset by its full name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        name = name.strip("/")
+        if name not in self.names:
+            raise ValueError(f"{self.path} has no dataset {name!r}; it has {self.listing()}")
+        return self.names[name]
+
+    def listing(self, most: int = 40) -> str:
+        """Names of the datasets with their shapes, for messages."""
+        words = [f"{name} {'×'.join(map(str, self.shape(name))) or 'scalar'}" for name in self.variables()]
+        return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "") or "none"
+
+    def variables(self) -> list[str]:
+        """Names of the datasets that hold something: dimensions of netCDF-4 without a variable are left out."""
+        return [name for name in self.names if not self.is_bare_dimension(name)]
+
+    def is_bare_dimension(self, name: str) -> bool:
+        """Whether a dataset only stands for a dimension of netCDF-4 that has no variable."""
+        h5 = self._h5
+        with _told(self.path, name):
+            found = self._dataset(name)
+            if not h5.h5a.exists(found, b"NAME"):
+                return False
+            said = self._attribute(h5.h5a.open(found, b"NAME"))
+            return isinstance(said, str) and said.startswith(NO_VARIABLE.decode())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Declared shape of a dataset; () of a scalar and of one without data."""
+        with _told(self.path, name):
+            return tuple(int(n) for n in self._dataset(name).shape or ())
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of the numbers of a dataset.
+
+        Raises:
+            ValueError: a type that NumPy does not have.
+        """
+        with _told(self.path, f"the type of {name}"):
+            return np.dtype(self._dataset(name).dtype)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a dataset holds text."""
+        dtype = self.dtype(name)
+        return dtype.kind in "SU" or self._h5.check_string_dtype(dtype) is not None
+
+    def dimensions(self, name: str) -> tuple[str | None, ...]:
+        """Full names of the dimension scales of a dataset (dimensions of netCDF-4), None where an axis has none."""
+        h5 = self._h5
+        found = self._dataset(name)
+        with _told(self.path, f"the dimensions of {name}"):
+            rank = len(found.shape or ())
+            names: list[str | None] = [None] * rank
+            if h5.h5ds.is_scale(found) and rank == 1:
+                return (name.strip("/"),)
+            for axis in range(rank):
+                scales: list[int] = []
+                if h5.h5ds.get_num_scales(found, axis) > 0:
+                    h5.h5ds.iterate(found, axis, lambda scale, kept=scales: kept.append(_address(h5, scale)), 0)
+                names[axis] = next((self._names_of[at] for at in scales if at in self._names_of), None)
+            if h5.h5ds.is_scale(found) and None in names:  # a coordinate variable of several axes names them by numbers
+                names = self._numbered_dimensions(found, names)
+            return tuple(names)
+
+    def _numbered_dimensions(self, found: Any, names: list[str | None]) -> list[str | None]:
+        """Dimensions of a netCDF-4 coordinate variable of several axes, which are given by number only."""
+        h5 = self._h5
+        if not h5.h5a.exists(found, b"_Netcdf4Coordinates"):
+            return names
+        numbers = np.atleast_1d(self._attribute(h5.h5a.open(found, b"_Netcdf4Coordinates"))).tolist()
+        by_number = {}
+        for name, dataset in self.names.items():
+            if h5.h5a.exists(dataset, b"_Netcdf4Dimid"):
+                by_number[self._attribute(h5.h5a.open(dataset, b"_Netcdf4Dimid"))] = name
+        if len(numbers) != len(names):
+            return names
+        return [by_number.get(number, old) for number, old in zip(numbers, names, strict=True)]
+
+    def read(self, name: str, limit: int = WHOLE) -> np.ndarray:
+        """A whole dataset; text comes as an array of str.
+
+        Args:
+            name: full name.
+            limit: most bytes that it may take.
+
+        Raises:
+            ValueError: absent, too large, damaged, or of a type that holds neither numbers nor text.
+        """
+        found, dtype, shape = self._dataset(name), self.dtype(name), self.shape(name)
+        count = math.prod(shape)
+        size = count * max(dtype.itemsize, 1)
+        if size > limit:
+            raise ValueError(
+                f"{self.path}: {name} declares {size:,} bytes ({'×'.join(map(str, shape))}); what is read whole may "
+                f"have {limit:,}"
+            )
+        with _told(self.path, name):
+            if found.shape is None:
+                return np.empty(0, dtype)
+            dataset = self._h5.Dataset(found)
+            if self._h5.check_string_dtype(dtype) is not None:
+                return self._text(dataset, dtype, shape, limit)
+            if dtype.kind not in "biufcSUV" or dtype.hasobject:
+                raise ValueError(f"{self.path}: {name} holds neither numbers nor text ({dtype})")
+            return np.asarray(dataset[()])
+
+    def _text(self, dataset: Any, dtype: np.dtype, shape: tuple[int, ...], limit: int) -> np.ndarray:
+        """Text of a dataset. Strings of variable length are read a few at a time, and their lengths are counted."""
+        if self._h5.check_string_dtype(dtype).length is not None:
+            stored = np.asarray(dataset[()]).ravel()
+        elif len(shape) != 1:
+            if math.prod(shape) > TEXTS:
+                raise ValueError(f"{self.path}: {dataset.name} holds {math.prod(shape)} texts in {len(shape)} axes")
+            stored = np.asarray(dataset[()], object).ravel()
+        else:
+            parts, total = [], 0
+            for first in range(0, shape[0], TEXTS):
+                part = np.asarray(dataset[first : first + TEXTS], object)
+                total += sum(len(text) for text in part)
+                if total > limit:
+                    raise ValueError(f"{self.path}: {dataset.name} holds more than {limit:,} bytes of text")
+                parts.append(part)
+            stored = np.concatenate(parts) if parts else np.empty(0, object)
+        words = [_decoded(text) for text in stored]
+        return np.array(words, dtype=str).reshape(shape) if words else np.empty(shape, "U1")
+
+    def attributes(self, name: str = "") -> dict[str, Any]:
+        """Attributes of a dataset or a group as text, numbers, lists of text or arrays.
+
+        Attributes by which netCDF-4 and dimension scales hold themselves together are left out, and so are references.
+
+        Args:
+            name: full name; "" is the file itself.
+
+        Raises:
+            ValueError: damaged, or an attribute of more than a mebibyte.
+        """
+        name = name.strip("/")
+        holder = self.groups[name] if name in self.groups else self._dataset(name)
+        h5, found = self._h5, {}
+        with _told(self.path, f"the attributes of {name or 'the file'}"):
+            for i in range(h5.h5a.get_num_attrs(holder)):
+                attribute = h5.h5a.open(holder, index=i)
+                key = attribute.get_name().decode(errors="replace")
+                if key in MACHINERY:
+                    continue
+                with _told(self.path, f"attribute {key} of {name or 'the file'}"):
+                    found[key] = self._attribute(attribute)
+        return found
+
+    def _attribute(self, attribute: Any) -> Any:
+        """The value of an attribute; None where it is empty or holds references."""
+        h5 = self._h5
+        if attribute.get_space().get_simple_extent_type() == h5.h5s.NULL:
+            return None
+        dtype, shape = np.dtype(attribute.dtype), tuple(attribute.shape)
+        count = math.prod(shape)
+        # A text of variable length is as long as its file at most, and several may be one and the same.
+        varies = dtype.hasobject
+        if count * max(dtype.itemsize, 1) > ATTRIBUTES or (varies and count > TEXTS and count * self.size > WHOLE):
+            raise ValueError(
+                f"{self.path}: attribute {attribute.get_name().decode(errors='replace')} declares {count:,} values: "
+                f"more than {ATTRIBUTES:,} bytes are refused"
+            )
+        if h5.check_string_dtype(dtype) is None and varies:
+            return None
+        values = np.empty(shape, dtype)
+        attribute.read(values)
+        if h5.check_string_dtype(dtype) is not None or dtype.kind == "S":
+            words = [_decoded(text) for text in values.ravel()]
+            return words[0] if len(words) == 1 else words
+        if values.size == 1 and dtype.kind in "biufc":
+            return values.reshape(())[()].item()
+        return values
+
+    def array(self, name: str, order: Sequence[int] | None = None) -> "HdfArray":
+        """A dataset that stays in its file.
+
+        Args:
+            name: full name.
+            order: axes of the dataset that become axis 0, 1, … of the array; those left out have length 1.
+
+        Raises:
+            ValueError: text or other things that are no numbers; far larger than the file can hold; a filter
+                that is not installed.
+        """
+        return HdfArray(self, name, order)
+
+    def check_size(self, name: str) -> None:
+        """Refuse a dataset that is far larger than its file can hold.
+
+        Raises:
+            ValueError: it is.
+        """
+        found, dtype, shape = self._dataset(name), self.dtype(name), self.shape(name)
+        size, words = math.prod(shape) * dtype.itemsize, "×".join(map(str, shape))
+        with _told(self.path, f"the storage of {name}"):
+            properties = found.get_create_plist()
+            plain = properties.get_layout() != self._h5.h5d.CHUNKED
+            if plain and 0 < found.get_storage_size() != size:
+                raise ValueError(f"{self.path}: {name} declares {size:,} bytes, {found.get_storage_size():,} are there")
+            most = self.size if plain and found.get_storage_size() else max(FREE, EXPANSION * self.size)
+            if size > most:
+                raise ValueError(
+                    f"{self.path}: {name} declares {size:,} bytes ({words}) in a file of {self.size:,} bytes: damaged, "
+                    "or made to fill the memory"
+                )
+            if not plain:
+                chunk = math.prod(properties.get_chunk()) * dtype.itemsize
+                if chunk > max(FREE, size):
+                    raise ValueError(f"{self.path}: a chunk of {name} declares {chunk:,} bytes")
+                self._check_filters(properties, name)
+
+    def _check_filters(self, properties: Any, name: str) -> None:
+        """Refuse a dataset that is packed by a filter that HDF5 has not here; hdf5plugin brings the usual ones."""
+        h5z = self._h5.h5z
+        for i in range(properties.get_nfilters()):
+            code, _, _, said = properties.get_filter(i)
+            if h5z.filter_avail(code):
+                continue
+            try:
+                import hdf5plugin  # noqa: F401
+            except ImportError:
+                pass
+            if not h5z.filter_avail(code):
+                raise ValueError(
+                    f"{self.path}: {name} is packed by filter {code} ({_decoded(said) or 'no name'}), which the "
+                    "installed HDF5 cannot unpack: pip install hdf5plugin, or repack it with h5repack -f GZIP=4"
+                )
+
+
+class HdfArray:
+    """A dataset that stays in its file and is read as it is indexed, its axes in another order where asked for.
+
+    h5py lets one thread at a time into the HDF5 library, so any thread may read.
+
+    Attributes:
+        shape: in the order of the array.
+        dtype: of the stored numbers.
+        chunks: shape of what is stored together, in the order of the array; None: not in chunks. Where a chunk covers
+            very many rows, fewer are said, so that those who read whole chunks of rows need not hold them all.
+        path: the file.
+        name: full name of the dataset.
+    """
+
+    def __init__(self, file: HdfFile, name: str, order: Sequence[int] | None = None) -> None:
+        stored = file.shape(name)
+        self.order = tuple(range(len(stored))) if order is None else tuple(int(axis) for axis in order)
+        dropped = [axis for axis in range(len(stored)) if axis not in self.order]
+        if len(set(self.order)) != len(self.order) or any(not 0 <= axis < len(stored) for axis in self.order):
+            raise ValueError(f"{file.path}: {name} has {len(stored)} axes; {self.order} is no order of them")
+        if any(stored[axis] != 1 for axis in dropped):
+            raise ValueError(f"{file.path}: {name} has shape {stored}; axes other than {self.order} must have length 1")
+        self.dtype = file.dtype(name)
+        if self.dtype.kind not in "biufc":
+            raise ValueError(f"{file.path}: {name} holds no numbers ({self.dtype})")
+        file.check_size(name)
+        self.path, self.name = file.path, name.strip("/")
+        self.shape = tuple(stored[axis] for axis in self.order)
+        self._file, self._rank = file, len(stored)  # the file stays open as long as one of its arrays is in use
+        self._dataset = file._h5.Dataset(file._dataset(name))
+        self.chunks = self._chunks()
+
+    def _chunks(self) -> tuple[int, ...] | None:
+        """Shape of the chunks as it is told."""
+        with _told(self.path, f"the chunks of {self.name}"):
+            stored = self._dataset.chunks
+        if stored is None or not self.order:
+            return None
+        chunks = [min(int(stored[axis]), self.shape[i]) for i, axis in enumerate(self.order)]
+        row = max(1, math.prod(self.shape[1:]) * self.dtype.itemsize)
+        chunks[0] = max(1, min(chunks[0], AT_ONCE // row))
+        return tuple(chunks)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"HdfArray({self.name!r}, shape={self.shape}, dtype={self.dtype})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an array that stays in its file cannot become one in memory without a copy")
+        return np.asarray(self[...], dtype)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        parts = _expanded(index, self.ndim)
+        if parts is None:  # new axes and masks of several axes: as NumPy does it, with everything in memory
+            return self._box([slice(0, n) for n in self.shape], [1] * self.ndim)[index]
+        box, steps, rest = [], [], []
+        for part, length in zip(parts, self.shape, strict=True):
+            kept, step, remaining = _axis(part, length)
+            box.append(kept)
+            steps.append(step)
+            rest.append(remaining)
+        return self._box(box, steps)[tuple(rest)]
+
+    def _box(self, box: Sequence[slice], steps: Sequence[int]) -> np.ndarray:
+        """Every n-th number along each axis of a box; at most `STRIDED` bytes are in memory beside the result."""
+        counts = [len(range(s.start, s.stop, step)) for s, step in zip(box, steps, strict=True)]
+        if 0 in counts or not box or all(step == 1 for step in steps):
+            return self._plain(box)
+        out = np.empty(counts, self.dtype)
+        thin = tuple(slice(None, None, step) for step in steps[1:])
+        row = max(1, math.prod(s.stop - s.start for s in box[1:]) * self.dtype.itemsize)
+        each = max(1, STRIDED // row)
+        for first in range(0, counts[0], each):
+            last = min(first + each, counts[0])
+            begin = box[0].start + first * steps[0]
+            rows = slice(begin, box[0].start + (last - 1) * steps[0] + 1, steps[0])
+            out[first:last] = self._plain([rows, *box[1:]])[(slice(None), *thin)]
+        return out
+
+    def _plain(self, box: Sequence[slice]) -> np.ndarray:
+        """The numbers in a box, axes in the order of the array."""
+        select: list[Any] = [0] * self._rank
+        for axis, part in zip(self.order, box, strict=True):
+            select[axis] = part
+        try:
+            stored = np.asarray(self._dataset[tuple(select)])
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise OSError(f"{self.path}: {self.name} cannot be read ({_line(error)})") from None
+        kept = sorted(self.order)
+        return np.ascontiguousarray(stored.transpose([kept.index(axis) for axis in self.order]))
+
+
+def check_links(path: str | Path, *, limit: int | None = None) -> None:
+    """Refuse an HDF5 file that leads out of itself or in a circle, before another library reads it.
+
+    References between objects (cells and structs of MATLAB v7.3) are followed too.
+
+    Args:
+        path: the file.
+        limit: most bytes that all of its datasets together may declare, for readers that read a file whole; an object
+            that is reached in several ways counts as often.
+
+    Raises:
+        ValueError: not HDF5, damaged, links to other files, a circle of links or references, a group with two names,
+            more bytes declared than the limit.
+    """
+    with HdfFile(path) as file:
+        if file.aliases:
+            raise ValueError(f"{path}: the group {file.aliases[0]} is a second name of another: it is refused")
+        inside = {at: list(members) for at, members in file._inside.items()}
+        for name, found in file.names.items():
+            with _told(file.path, name):
+                inside[_address(file._h5, found)] += _references(file, name, found)
+        file._check_circles(inside)
+        if limit is not None:
+            total = sum(math.prod(file.shape(name)) * max(1, file.dtype(name).itemsize) for name in file.names)
+            if total > limit:
+                raise ValueError(f"{path} declares {total:,} bytes of arrays; {limit:,} may be read at once")
+
+
+def _references(file: HdfFile, name: str, found: Any) -> list[int]:
+    """Addresses of the objects that a dataset of references points at."""
+    h5 = file._h5
+    if h5.check_ref_dtype(file.dtype(name)) is not h5.Reference:
+        return []
+    count = math.prod(file.shape(name))
+    if count > OBJECTS:
+        raise ValueError(f"{file.path}: {name} holds more than {OBJECTS} references")
+    addresses = []
+    for reference in np.asarray(h5.Dataset(found)[()], object).ravel():
+        if not reference:
+            continue
+        target = h5.h5r.dereference(reference, file._file.id)
+        if target is not None:
+            addresses.append(_address(h5, target))
+    return addresses
+
+
+def _address(h5: Any, found: Any) -> int:
+    """Where an object lies in its file, which tells objects apart."""
+    return int(h5.h5o.get_info(found).addr)
+
+
+def _expanded(index: Any, axes: int) -> list[Any] | None:
+    """One index per axis; None where the index has new axes, or masks of several axes."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    parts = [
+        part if isinstance(part, slice) or part is Ellipsis or part is None else _plain_index(part) for part in parts
+    ]
+    if any(part is None or (isinstance(part, np.ndarray) and part.dtype == bool and part.ndim != 1) for part in parts):
+        return None
+    dots = [i for i, part in enumerate(parts) if part is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    if len(parts) - len(dots) > axes:
+        raise IndexError(f"too many indices: the array has {axes} axes, {len(parts) - len(dots)} were indexed")
+    gap = [slice(None)] * (axes - len(parts) + len(dots))
+    at = dots[0] if dots else len(parts)
+    return [*parts[:at], *gap, *parts[at + len(dots) :]]
+
+
+def _plain_index(part: Any) -> Any:
+    """A whole number as int, anything else as an array of whole numbers or of true and false."""
+    if isinstance(part, int | np.integer) and not isinstance(part, bool | np.bool_):
+        return int(part)
+    array = np.asarray(part)
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "iub":
+        raise IndexError(f"an index is made of whole numbers, slices or masks, not {type(part).__name__}")
+    return array
+
+
+def _axis(part: Any, length: int) -> tuple[slice, int, Any]:
+    """What to read along one axis, its step, and what to index the read part with."""
+    if isinstance(part, slice):
+        steps = range(*part.indices(length))
+        if len(steps) == 0:
+            return slice(0, 0), 1, slice(None)
+        low, high = min(steps[0], steps[-1]), max(steps[0], steps[-1])
+        return slice(low, high + 1), abs(steps.step), slice(None) if steps.step > 0 else slice(None, None, -1)
+    if isinstance(part, int):
+        if not -length <= part < length:
+            raise IndexError(f"index {part} is out of bounds for an axis of length {length}")
+        at = part % length
+        return slice(at, at + 1), 1, 0
+    if part.dtype == bool:
+        if len(part) != length:
+            raise IndexError(f"a mask of {len(part)} values for an axis of length {length}")
+        part = np.flatnonzero(part)
+    if part.size == 0:
+        return slice(0, 0), 1, part.astype(np.intp)
+    if part.min() < -length or part.max() >= length:
+        raise IndexError(f"an index is out of bounds for an axis of length {length}")
+    part = np.where(part < 0, part + length, part)
+    low, high = int(part.min()), int(part.max())
+    return slice(low, high + 1), 1, part - low
+
+
+def _decoded(text: Any) -> str:
+    """Text of a file as str; bytes that are no UTF-8 are taken for Latin-1, which old products are written in."""
+    if isinstance(text, bytes):
+        text = text.split(b"\0", 1)[0]
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            return text.decode("latin-1")
+    return str(text).split("\0", 1)[0]
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines and lines[0] else type(error).__name__
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """Errors of h5py as one line that names the file."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+        if isinstance(error, RecursionError):
+            raise
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {what} cannot be read ({_line(error)}): the file is damaged") from None
