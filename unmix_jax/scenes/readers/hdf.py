@@ -11,7 +11,7 @@ data files) and IV.A.2.i (layouts).
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class HdfFile:
         h5 = self._h5
         self.names, self.groups = {}, {}
         self._names_of: dict[int, str] = {}
-        self._inside: dict[int, list[int]] = {}  # addresses of the objects that a group leads to
+        self._inside: dict[int, list[int]] = {_address(h5, self._file.id): []}  # objects that a group leads to
         self.aliases: list[str] = []  # further names of groups that have one already
         soft: list[tuple[int, Any, bytes, str]] = []
         root = self._file.id
@@ -109,7 +109,7 @@ class HdfFile:
         self.groups[""] = waiting[0][0]
         while waiting:
             group, here, prefix, depth = waiting.pop()
-            inside = self._inside.setdefault(here, [])
+            inside = self._inside[here]
             for name in group:
                 full = f"{prefix}/{name.decode(errors='replace')}".lstrip("/")
                 kind = group.links.get_info(name).type
@@ -127,13 +127,14 @@ class HdfFile:
                     self._names_of.setdefault(at, full)
                     self._inside.setdefault(at, [])
                 elif isinstance(found, h5.h5g.GroupID):
-                    if at in self._inside or any(at == a for _, a, _, _ in waiting):
+                    if at in self._inside:
                         self.aliases.append(full)
                         continue
                     if depth >= DEPTH:
                         raise ValueError(f"{self.path}: groups lie more than {DEPTH} deep: {full[:80]}…")
                     self.groups[full] = found
-                    self._names_of.setdefault(at, full)
+                    self._names_of[at] = full
+                    self._inside[at] = []
                     waiting.append((found, at, full, depth + 1))
                 if len(self.names) + len(self.groups) + len(self.aliases) + len(soft) > OBJECTS:
                     raise ValueError(f"{self.path} has more than {OBJECTS} objects")
@@ -188,8 +189,9 @@ class HdfFile:
         return total
 
     def _check_storage(self, dataset: Any, name: str) -> None:
-        """Refuse a dataset whose numbers lie in another file. Nothing but the list of properties is asked for: the
-        shape of a virtual dataset would open its sources.
+        """Refuse a dataset whose numbers lie in another file.
+
+        Nothing but the list of properties is asked for: the shape of a virtual dataset would open its sources.
         """
         properties = dataset.get_create_plist()
         if properties.get_external_count() > 0:
@@ -423,10 +425,8 @@ class HdfFile:
             code, _, _, said = properties.get_filter(i)
             if h5z.filter_avail(code):
                 continue
-            try:
+            with suppress(ImportError):
                 import hdf5plugin  # noqa: F401
-            except ImportError:
-                pass
             if not h5z.filter_avail(code):
                 raise ValueError(
                     f"{self.path}: {name} is packed by filter {code} ({_decoded(said) or 'no name'}), which the "
@@ -587,10 +587,7 @@ def _address(h5: Any, found: Any) -> int:
 
 def _expanded(index: Any, axes: int) -> list[Any] | None:
     """One index per axis; None where the index has new axes, or masks of several axes."""
-    parts = list(index) if isinstance(index, tuple) else [index]
-    parts = [
-        part if isinstance(part, slice) or part is Ellipsis or part is None else _plain_index(part) for part in parts
-    ]
+    parts = [_plain_index(part) for part in (index if isinstance(index, tuple) else (index,))]
     if any(part is None or (isinstance(part, np.ndarray) and part.dtype == bool and part.ndim != 1) for part in parts):
         return None
     dots = [i for i, part in enumerate(parts) if part is Ellipsis]
@@ -604,7 +601,9 @@ def _expanded(index: Any, axes: int) -> list[Any] | None:
 
 
 def _plain_index(part: Any) -> Any:
-    """A whole number as int, anything else as an array of whole numbers or of true and false."""
+    """A whole number as int; a list or an array as an array of whole numbers or of true and false."""
+    if isinstance(part, slice) or part is None or part is Ellipsis:
+        return part
     if isinstance(part, int | np.integer) and not isinstance(part, bool | np.bool_):
         return int(part)
     array = np.asarray(part)
@@ -664,8 +663,6 @@ def _told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
-        if isinstance(error, RecursionError):
-            raise
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: {what} cannot be read ({_line(error)}): the file is damaged") from None
