@@ -6,10 +6,10 @@ import pytest
 import spectral.io.envi as envi
 from helpers import assert_close
 
-from unmix_jax.scenes.readers.envi import read_envi_scene
 from unmix_jax.scenes.lazy import LazyCube
-from unmix_jax.scenes.readers import read_library
-from unmix_jax.scenes.readers import read_scene
+from unmix_jax.scenes.readers import read_library, read_scene
+from unmix_jax.scenes.readers.envi import read_envi_scene
+from unmix_jax.scenes.reading import Reading
 
 ROWS, COLUMNS, BANDS = 5, 4, 6
 CUBE = np.random.default_rng(0).uniform(0.1, 0.9, (ROWS, COLUMNS, BANDS)).astype("f4")
@@ -171,8 +171,8 @@ def test_truncated_files(tmp_path, size):
         ("bands = 6", "bands = 7", "truncated"),
         ("data type = 4", "data type = 2", "larger than its header says"),
         ("data type = 4", "data type = 6", "not a real number"),
-        ("data type = 4", "data type = 99", "cannot be understood"),
-        ("samples = 4", "samples = four", "cannot be understood"),
+        ("data type = 4", "data type = 99", "data type 99 is none of"),
+        ("samples = 4", "samples = four", "samples must be a whole number, got 'four'"),
         ("samples = 4", "samples = 0", "empty"),
         ("samples = 4", "", "no samples"),
         ("interleave = bsq", "interleave = tiled", "bsq, bil, bip"),
@@ -182,7 +182,11 @@ def test_truncated_files(tmp_path, size):
         ("byte order = 0", "byte order = 0\nbbl = {1, 0}", "bbl lists 2 values for 6 bands"),
         ("byte order = 0", "byte order = 0\nbbl = {0,0,0,0,0,0}", "every band"),
         ("byte order = 0", "byte order = 0\nfwhm = {a,b,c,d,e,f}", "fwhm is not a list of numbers"),
-        ("byte order = 0", "byte order = 0\ndata ignore value = none", "not a number"),
+        (
+            "byte order = 0",
+            "byte order = 0\ndata ignore value = none",
+            "data ignore value must be a finite number.*--nodata",
+        ),
         ("400.0 ,", "", "wavelength lists 5 values for 6 bands"),
         ("400.0 ,", "-400.0 ,", "finite and positive"),
     ],
@@ -205,7 +209,7 @@ def test_missing_parts(tmp_path):
     with pytest.raises(ValueError, match="no ENVI header beside it"):
         read_scene(tmp_path / "alone.img")
     with pytest.raises(FileNotFoundError, match="no ENVI header beside it"):
-        read_envi_scene(tmp_path / "alone.img")
+        read_envi_scene(tmp_path / "alone.img", Reading())
 
 
 def sli(folder, spectra, names, **extra):

@@ -164,12 +164,14 @@ def _weigh(
 
 def _widths(axis: SpectralAxis) -> Float[Any, " band"]:
     """Band widths of an axis, estimated from the spacing in file order where it names none."""
-    if axis.fwhm is not None:
-        return np.asarray(axis.fwhm)
+    widths = np.zeros(len(axis)) if axis.fwhm is None else np.asarray(axis.fwhm)
+    if (widths > 0).all():
+        return widths
     steps = np.abs(np.diff(np.asarray(axis.centers)))
     if len(steps) == 0:
         raise ValueError("one band without a width: its FWHM cannot be estimated from its neighbours")
-    return np.array([np.median(steps[max(i - 2, 0) : i + 2]) for i in range(len(axis))])
+    spacing = np.array([np.median(steps[max(i - 2, 0) : i + 2]) for i in range(len(axis))])
+    return np.where(widths > 0, widths, spacing)
 
 
 def _same(one: SpectralAxis, other: SpectralAxis) -> bool:

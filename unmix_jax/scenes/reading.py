@@ -7,8 +7,10 @@ and note what may make the numbers wrong.
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +20,17 @@ from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
 
-__all__ = ["Entries", "Reading", "finish", "finish_library", "looked_at", "numbered"]
+__all__ = ["Entries", "Reading", "announced", "finish", "finish_library", "looked_at", "noticing", "numbered"]
 
 DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
 LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
 LOOKED_AT_VALUES = 4_000_000  # values that are looked at: 16 MB in float32, read in some 10 ms
 SPECTRA_LOOKED_AT = 4096  # of a list of spectra
 # What the files of this field use as fill values; a value that is none of these must stand out much further.
-FILLS = (-9999.0, -999.0, -32768.0, 32767.0, -32767.0, 65535.0, -2147483648.0, 2147483647.0, -1e34, -1.23e34)
+# -9999 also appears scaled, as -0.9999 and -99.99.
+FILLS = (-9999.0, -0.9999, -99.99, -999.0, -32768.0, 32767.0, -32767.0, 65535.0, -2147483648.0, 2147483647.0)
+REPEATS, FEW = 8, 1e-4  # a value that stands less often than both is taken for an outlier
+SAME_IN = 64  # pixels; fewer may share a value in a band by chance, where it is rounded
 REFLECTANCE_UP_TO = 1.6  # bright snow and specular pixels exceed 1; per cent and scaled integers exceed this by far
 
 
@@ -120,6 +125,10 @@ class Entries:
         self._used[stored] = None
         return self._entries[stored]
 
+    def peek(self, name: str, default: Any = None) -> Any:
+        """The value of an entry; nothing is marked."""
+        return self._entries[self._names[name.lower()]] if name in self else default
+
     def carry(self, *names: str) -> None:
         """Mark entries that change no number and stay in the header."""
         self._carried |= {self._names[name.lower()]: None for name in names if name in self}
@@ -179,6 +188,20 @@ def looked_at(scene: Scene) -> np.ndarray:
     return np.concatenate(taken)
 
 
+@contextmanager
+def noticing() -> Iterator[list[str]]:
+    """What a reader warns of, as a list of notes instead of warnings."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 def finish(scene: Scene, told: Reading) -> Scene:
     """A scene as the user wants it, from what a format's reader made of its file.
 
@@ -187,7 +210,7 @@ def finish(scene: Scene, told: Reading) -> Scene:
         told: what the user says.
 
     Returns:
-        The scene; its notes are warned of as well.
+        The scene.
 
     Raises:
         ValueError: rows, columns or bands that are not there; no good band is left; no pixel holds a value.
@@ -200,30 +223,32 @@ def finish(scene: Scene, told: Reading) -> Scene:
         good_bands=_wanted_bands(scene.axis, scene.bands, scene.good_bands, told),
     )
     pixels = looked_at(scene)
-    missing = _missing(pixels, scene)
-    empty_bands = missing.all(axis=0)
-    if empty_bands.all():
+    if _missing(pixels, scene).all():
         pixels = _some_with_values(scene)
-        missing = _missing(pixels, scene)
-        empty_bands = missing.all(axis=0)
+    missing = _missing(pixels, scene)
     good = np.ones(scene.bands, bool) if scene.good_bands is None else np.asarray(scene.good_bands)
-    if (left_out := good & empty_bands).any():
+    if (left_out := good & missing.all(axis=0)).any():
+        many = left_out.sum() > 1
         notes.append(
-            f"{_bands(left_out)} hold no value in any pixel that was looked at; they are left out"
-            if left_out.sum() > 1
-            else f"{_bands(left_out)} holds no value in any pixel that was looked at; it is left out"
+            f"{_bands(left_out)} hold{'s' * (not many)} no value in any pixel that was looked at: "
+            f"{'they are' if many else 'it is'} left out"
         )
-        good = good & ~empty_bands
+        good = good & ~left_out
+        if not good.any():
+            raise ValueError(
+                "no band that is marked good holds a value in any pixel: see --bands, --range, --bad-bands"
+            )
         scene = replace(scene, good_bands=good)
+    notes += _doubtful_bands(pixels, missing, good)
     suspected = None
     if told.nodata is None:
-        suspected = suspected_fill(pixels, missing, good, scene.cube)
+        suspected = suspected_fill(_as_stored(scene, pixels), missing, good)
     if suspected is not None:
         notes.append(
             f"the value {suspected:g} repeats as a fill value does, but nothing says that it marks missing data: say "
             f"so with --nodata {suspected:g} (nodata={suspected:g}), or --nodata none if it is a measurement"
         )
-    return noted(replace(scene, suspected_nodata=suspected), notes)
+    return replace(scene, suspected_nodata=suspected, notes=(*scene.notes, *notes))
 
 
 def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
@@ -234,7 +259,7 @@ def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
         told: what the user says; a scale and an offset apply to the values that the reader returned.
 
     Returns:
-        The library. Magnitudes above 1e30 and stated fill values are NaN; its notes are warned of as well.
+        The library; magnitudes above 1e30 and stated fill values are NaN.
 
     Raises:
         ValueError: bands that are not there; no good band is left.
@@ -257,25 +282,29 @@ def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
     good = _wanted_bands(library.axis, values.shape[1], library.good_bands, told)
     first, last = _part(told.rows, len(library), "rows")
     some = slice(first, last)
-    return noted(
-        replace(
-            library,
-            spectra=values[some],
-            names=library.names[some],
-            classes=library.classes[some],
-            good_bands=good,
-            quantity=told.quantity or library.quantity,
-        ),
-        notes,
+    return replace(
+        library,
+        spectra=values[some],
+        names=library.names[some],
+        classes=library.classes[some],
+        good_bands=good,
+        quantity=told.quantity or library.quantity,
+        notes=(*library.notes, *notes),
     )
 
 
-def noted(read: Any, notes: Sequence[str]) -> Any:
-    """A scene or a library with further notes, all of which are warned of."""
-    notes = (*read.notes, *notes)
+def announced(read: Any, warned: Sequence[str], path: Path) -> Any:
+    """A scene or a library with what its reader warned of among its notes, all of which are warned of.
+
+    Args:
+        read: the scene or the library.
+        warned: what `noticing` caught.
+        path: its file, for the warnings.
+    """
+    notes = dict.fromkeys((*(text.removeprefix(f"{path}: ") for text in warned), *read.notes))
     for note in notes:
-        warnings.warn(f"{note}" if not isinstance(read, Scene) else f"{read.name}: {note}", stacklevel=4)
-    return replace(read, notes=notes)
+        warnings.warn(f"{path.name}: {note}", stacklevel=3)
+    return replace(read, notes=tuple(notes))
 
 
 def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
@@ -434,42 +463,70 @@ def _some_with_values(scene: Scene) -> np.ndarray:
     )
 
 
-def suspected_fill(pixels: np.ndarray, missing: np.ndarray, good: np.ndarray, cube: Any) -> float | None:
-    """A value, as stored, that repeats as a fill value does; None where there is none.
+def _doubtful_bands(pixels: np.ndarray, missing: np.ndarray, good: np.ndarray) -> list[str]:
+    """Notes on good bands that cost most of the pixels, and on those that are the same in every pixel."""
+    notes = []
+    measured = ~missing[:, good].all(axis=1)
+    whole = measured & ~missing[:, good].any(axis=1)
+    if measured.sum() and whole.sum() < measured.sum() / 2:
+        gaps = np.zeros(len(good), bool)
+        gaps[good] = missing[measured][:, good].mean(axis=0) > FEW
+        if gaps.any():
+            notes.append(
+                f"{1 - whole.sum() / measured.sum():.0%} of the pixels that were looked at are left out because a "
+                f"value is missing in {_bands(gaps)}: leave these bands out with --bad-bands to keep the pixels"
+            )
+    values = pixels[whole]
+    if len(values) >= SAME_IN:
+        same = good & (values == values[:1]).all(axis=0)
+        if same.any() and (good & ~same).any():
+            notes.append(
+                f"the value is the same in all pixels that were looked at, in {_bands(same)}: "
+                "such bands carry no measurement; leave them out with --bad-bands"
+            )
+    return notes
 
-    It is an end of the range of all values, fills at least one whole pixel (one value in all of its bands is no
-    spectrum) or repeats in many, and is one of the values that are in use for this, or lies apart from all others by
-    more than their own range.
+
+def _as_stored(scene: Scene, pixels: np.ndarray) -> np.ndarray:
+    """The pixels as they are stored, where they are scaled."""
+    if not isinstance(scene.cube, LazyCube):
+        return pixels
+    scaling = scene.cube.scaling
+    if scaling["divisor"] == 1 and np.all(scaling["gain"] == 1) and np.all(scaling["offset"] == 0):
+        return pixels
+    stored = looked_at(replace(scene, cube=LazyCube(scene.cube.source, nodata=None)))
+    return stored if stored.shape == pixels.shape else pixels
+
+
+def suspected_fill(stored: np.ndarray, missing: np.ndarray, good: np.ndarray) -> float | None:
+    """A stored value that repeats as a fill value does; None where there is none.
+
+    A magnitude above 1e30 is one. Otherwise it is an end of the range of all values, it fills a whole pixel (one value
+    in all of its bands is no spectrum) or repeats in many, and it is one of those in use for this, or lies further from
+    all others than these lie from each other.
+
+    Args:
+        stored: [pixel, band], as in the file.
+        missing: where a value is known to be missing.
+        good: bands that are used.
     """
-    values = np.where(missing, np.nan, pixels)[:, good]
+    values = np.where(missing & (np.abs(stored) < DELETED), np.nan, stored)[:, good]
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return None
+    if (huge := finite[np.abs(finite) >= DELETED]).size:
+        return float(huge[0])
     for end in (float(finite.min()), float(finite.max())):
-        at = values == end
-        whole = bool((at.all(axis=1)).any()) and values.shape[1] > 1
-        if end == 0 or not (whole or at.sum() >= max(8, 1e-4 * finite.size)):
+        at, rest = values == end, finite[finite != end]
+        whole = values.shape[1] > 1 and bool(at.all(axis=1).any())
+        if end == 0 or rest.size == 0 or not (whole or at.sum() >= max(REPEATS, FEW * finite.size)):
             continue
-        rest = finite[finite != end]
-        if rest.size == 0:
-            continue
-        apart = (rest.min() - end) if end < rest.min() else (end - rest.max())
-        stored = _stored(end, cube, at)
-        if stored is not None and (apart > (rest.max() - rest.min()) or (stored in FILLS and apart > 0)):
-            return stored
+        low, high = float(rest.min()), float(rest.max())
+        apart = low - end if end < low else end - high
+        in_use = any(abs(end - fill) <= 1e-6 * abs(fill) for fill in FILLS)
+        if apart > high - low or (in_use and apart > 0):
+            return float(round(end)) if abs(end) >= 1 and abs(end - round(end)) < 1e-6 * abs(end) else float(end)
     return None
-
-
-def _stored(value: float, cube: Any, at: np.ndarray) -> float | None:
-    """The number in the file behind a value; None where bands are scaled each by its own."""
-    if not isinstance(cube, LazyCube):
-        return value
-    scaling = cube.scaling
-    if np.ndim(scaling["gain"]) or np.ndim(scaling["offset"]):
-        return None
-    number = (value - float(scaling["offset"])) / float(scaling["gain"]) * scaling["divisor"]
-    whole = round(number)
-    return float(whole) if abs(number - whole) < 1e-3 * max(1.0, abs(number)) and abs(number) < 2**53 else float(number)
 
 
 def _bands(chosen: np.ndarray) -> str:

@@ -3,7 +3,7 @@
 import difflib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ import numpy as np
 
 from unmix_jax.scenes.scene import SpectralAxis
 
-__all__ = ["canonical", "existing", "in_file", "missing", "spectral_axis", "unit_of"]
+__all__ = [
+    "axis_of_names",
+    "canonical",
+    "existing",
+    "in_file",
+    "missing",
+    "quantity_in",
+    "spectral_axis",
+    "unit_of",
+]
 
 SPELLINGS = {
     "nm": ("nm", "nanometer", "nanometers", "nanometre", "nanometres", "nanos"),
@@ -20,6 +29,21 @@ SPELLINGS = {
     "cm-1": ("cm1", "wavenumber", "wavenumbers", "wavenumbercm1", "1cm", "kayser"),
 }
 UNKNOWN = ("", "unknown", "unspecified", "none", "index")
+# A number and its unit as a word of its own. Names are cut before they are searched: a line of digits would otherwise
+# cost the square of its length.
+CENTRE = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(nm|nanomet(?:er|re)s?|[uµμ]m|micromet(?:er|re)s?|microns?|cm-1|cm\^-1|cm⁻¹)(?![\w-])", re.I
+)
+NAME_LENGTH = 200
+QUANTITIES = {
+    "reflectance": ("reflectance", "reflectivity", "rho", "albedo"),
+    "emissivity": ("emissivity", "emittance"),
+    "radiance": ("radiance",),
+    "brightness temperature": ("brightness temperature",),
+    "transmittance": ("transmittance", "transmission"),
+    "absorbance": ("absorbance",),
+    "raw counts": ("dn", "counts", "raw", "digital number", "digital numbers"),
+}
 MICROMETRES_BELOW = 25  # no optical band is at 25 nm, few sensors go beyond 25 µm
 
 
@@ -50,7 +74,7 @@ def spectral_axis(values: Any, *, fwhm: Any = None, unit: str | None = None, whe
 
     Args:
         values: band centres in `unit`.
-        fwhm: full widths at half maximum in `unit`; ignored where all are zero (a way of saying unknown).
+        fwhm: full widths at half maximum in `unit`; zero says unknown.
         unit: as the file or the user names it; None: guessed with a warning (all below 25: µm, else nm).
         where: file name for messages.
 
@@ -63,12 +87,48 @@ def spectral_axis(values: Any, *, fwhm: Any = None, unit: str | None = None, whe
         named = "um" if np.nanmax(centers, initial=0) < MICROMETRES_BELOW else "nm"
         said = "µm" if named == "um" else "nm"
         warnings.warn(f"{where}: no wavelength unit is given; {said} is assumed", stacklevel=2)
+    if len(centers) > 1 and np.ptp(centers) == 0:
+        raise ValueError(f"{where}: all wavelengths are {centers[0]:g}")
     widths = None if fwhm is None or not np.any(fwhm) else np.asarray(fwhm, float).ravel()
+    if widths is not None and not (np.isfinite(widths).all() and (widths >= 0).all()):
+        raise ValueError(f"{where}: band widths (fwhm) must be finite and not negative")
     try:
         axis = SpectralAxis(centers, widths, named)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     return axis.to("nm") if named == "um" else axis
+
+
+def axis_of_names(names: Sequence[str]) -> tuple[np.ndarray, str] | None:
+    """Band centres out of the names of bands, where these are unmistakable: a number with its unit in every name.
+
+    Args:
+        names: such as ``Band 12 (652.31 Nanometers)`` or ``0.652 µm``.
+
+    Returns:
+        The centres and their unit (nm, um or cm-1); None where a name holds no or several such numbers, units differ,
+        centres repeat, or fewer than nine in ten steps run in one direction.
+    """
+    found = [CENTRE.findall(name[:NAME_LENGTH]) for name in names]
+    if len(found) < 2 or any(len(matches) != 1 for matches in found):
+        return None
+    units = {unit_of(matches[0][1]) for matches in found}
+    centers = np.asarray([float(matches[0][0]) for matches in found])
+    rising = float(np.mean(np.diff(centers) > 0))
+    if len(units) != 1 or len(np.unique(centers)) < len(centers) or not (centers > 0).all():
+        return None
+    return (centers, str(units.pop())) if max(rising, 1 - rising) >= 0.9 else None
+
+
+def quantity_in(text: str) -> str | None:
+    """The quantity that a text names as a whole word, such as ``Surface Reflectance``; None where it names none or two.
+
+    Args:
+        text: a title, a long name or a unit out of a file.
+    """
+    words = " ".join(re.split(r"[^a-z]+", text.lower()))
+    named = [quantity for quantity, spellings in QUANTITIES.items() if any(f" {s} " in f" {words} " for s in spellings)]
+    return named[0] if len(named) == 1 else None
 
 
 def canonical(header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, Any]:

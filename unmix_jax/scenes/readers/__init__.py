@@ -9,7 +9,7 @@ from unmix_jax.scenes.readers.envi import is_envi, read_envi_library, read_envi_
 from unmix_jax.scenes.readers.geotiff import read_geotiff
 from unmix_jax.scenes.readers.netcdf import read_netcdf
 from unmix_jax.scenes.readers.tables import read_table
-from unmix_jax.scenes.reading import Reading, finish, finish_library
+from unmix_jax.scenes.reading import Reading, announced, finish, finish_library, noticing
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
@@ -95,8 +95,9 @@ def read_scene(
         interleave, zeros,
     )  # fmt: skip
     path = existing(path)
-    with in_file(path):
-        return finish(_scene_reader(path, told)(path, told), told)
+    with in_file(path), noticing() as warned:
+        scene = finish(_scene_reader(path, told)(path, told), told)
+    return announced(scene, warned, path)
 
 
 def read_library(
@@ -136,8 +137,9 @@ def read_library(
         interleave, zeros,
     )  # fmt: skip
     path = existing(path)
-    with in_file(path):
-        return finish_library(_library_reader(path, told)(path, told), told)
+    with in_file(path), noticing() as warned:
+        library = finish_library(_library_reader(path, told)(path, told), told)
+    return announced(library, warned, path)
 
 
 def _scene_reader(path: Path, told: Reading) -> Callable[[Path, Reading], Any]:

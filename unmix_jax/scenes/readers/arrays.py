@@ -1,13 +1,15 @@
 """Scenes and libraries out of named arrays: NumPy `.npy` and `.npz`, MATLAB `.mat` (v5 and v7.3), Zarr groups.
 
-The names are the project's own: ``cube`` (row, column, band) or ``pixels`` (pixel, band), ``endmembers`` or
-``spectra`` (member, band), ``abundances``, ``wavelength_nm``, ``wavelength_um`` or ``wavenumber_cm1``,
-``fwhm``, ``good_bands``, ``mask``, ``nodata``, ``names``, ``classes``. A foreign file is read with a mapping
-from these names to its own, such as ``{"cube": "Y", "endmembers": "M"}``.
+The names are the project's own: ``cube`` (row, column, band), ``pixels`` (pixel, band) or ``pixels_in_columns``
+(band, pixel), ``endmembers`` or ``spectra`` (member, band), ``abundances``, ``wavelength_nm``, ``wavelength_um`` or
+``wavenumber_cm1``, ``fwhm``, ``good_bands``, ``mask``, ``nodata``, ``scale``, ``offset``, ``quantity``, ``names``,
+``classes``. A foreign file is read with a mapping from these names to its own, such as
+``{"cube": "Y", "endmembers": "M"}``; a field of a MATLAB struct is named ``hsi.Data``.
 
 MATLAB counts columns first. An array of three axes arrives as (row, column, band), as MATLAB shows it. A
-matrix (band, pixel), made there by ``reshape``, runs down the columns of the image: name its two sizes as
-``rows`` and ``columns`` and it is unfolded in that order (in row order if it comes from `.npz`).
+matrix (band, pixel), made there by ``reshape``, runs down the columns of the image: its two sizes as
+``rows`` and ``columns`` (in the files of the field also ``nRow`` and ``nCol``) unfold it in that order (in row order if
+it comes from `.npz`). ``maxValue`` of such files divides the values.
 """
 
 from collections.abc import Mapping
@@ -18,17 +20,22 @@ import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.reading import Reading
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.units import missing, spectral_axis
+from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.units import missing, quantity_in, spectral_axis, unit_of
 
 __all__ = ["Arrays", "read_array_library", "read_array_scene", "read_npy"]
 
 AXES = {"wavelength_nm": "nm", "wavelength_um": "um", "wavenumber_cm1": "cm-1"}
 SPECTRA = ("endmembers", "spectra")
 NAMES = (
-    "cube", "pixels", *SPECTRA, "abundances", "wavelength", *AXES, "fwhm", "good_bands", "mask", "nodata",
-    "names", "classes", "rows", "columns",
+    "cube", "pixels", "pixels_in_columns", *SPECTRA, "abundances", "wavelength", *AXES, "fwhm", "good_bands", "mask",
+    "nodata", "scale", "offset", "quantity", "names", "classes", "rows", "columns",
 )  # fmt: skip
+# How Zhu's files of Samson, Jasper Ridge and Urban (2014, https://rslab.ut.ac.ir/data), which many have copied, call
+# what is needed to understand a matrix of pixels.
+SYNONYMS = {"rows": ("nRow", "nrow"), "columns": ("nCol", "ncol")}
+GREATEST = ("maxValue", "maxvalue")
+STRUCT_DEPTH = 4  # structs of MATLAB inside each other that are looked into
 
 
 class Arrays:
@@ -36,6 +43,8 @@ class Arrays:
 
     def __init__(self, path: Path, keys: Mapping[str, str] | None) -> None:
         self.path, self.keys = path, dict(keys or {})
+        self.used: set[str] = set()
+        self.notes: list[str] = []
         self.column_major = path.suffix.lower() == ".mat"
         self.in_place = path.suffix.lower() == ".zarr"
         self.stored = (_load_mat if self.column_major else _load_zarr if self.in_place else _load)(path)
@@ -60,9 +69,10 @@ class Arrays:
 
     def get(self, name: str) -> Any:
         """An array by its project name, None where the file has none; a cube of a Zarr group stays there."""
-        key = self.keys.get(name, name)
-        if key not in self.stored:
+        key = self._key(name)
+        if key is None:
             return None
+        self.used.add(key)
         if self.in_place and name == "cube" and self.stored[key].ndim == 3:
             return LazyCube(self.stored[key])
         try:
@@ -72,6 +82,30 @@ class Arrays:
                 f"{self.path}: {key} cannot be read as a plain array ({error}); pickled Python objects are "
                 "refused because loading them can run any code"
             ) from None
+
+    def _key(self, name: str) -> str | None:
+        """The name in the file of one of the project's names; None where the file has no such array."""
+        wanted = (self.keys[name],) if name in self.keys else (name, *SYNONYMS.get(name, ()))
+        return next((key for key in wanted if key in self.stored), None)
+
+    def number(self, name: str) -> float | None:
+        """One number, None where the file has none.
+
+        Raises:
+            ValueError: the array is not one number.
+        """
+        value = self.get(name)
+        if value is None:
+            return None
+        try:
+            return float(np.squeeze(value).item())
+        except (TypeError, ValueError, AttributeError):
+            raise ValueError(f"{self.path}: {name} must be one number, got shape {np.shape(value)}") from None
+
+    def account(self) -> Account:
+        """Arrays and attributes that were used, and those that were not."""
+        held = {f"{name}@{key}" for name, of in self.stored.items() for key in getattr(of, "attrs", {})}
+        return Account(tuple(sorted(self.used)), (), tuple(sorted((set(self.stored) | held) - self.used)))
 
     def first(self, *names: str) -> tuple[str, Any] | None:
         """The first of several arrays that is there; those mapped by the user come before the rest."""
@@ -88,13 +122,60 @@ class Arrays:
         values = found[1].ravel() if found[1].dtype.kind == "O" else np.atleast_1d(np.squeeze(found[1]))
         return tuple(str(np.squeeze(v)).strip() for v in values)
 
-    def axis(self, unit: str | None) -> SpectralAxis | None:
+    def axis(self, told: Reading) -> SpectralAxis | None:
         """The spectral axis, where there is one."""
         found = self.first(*AXES, "wavelength")
         if found is None:
             return None
-        fwhm = self.get("fwhm")
-        return spectral_axis(found[1], fwhm=fwhm, unit=unit or AXES.get(found[0]), where=str(self.path))
+        stated = AXES.get(found[0])
+        if stated is None and (written := self.attribute(found[0], "units")) is not None:
+            stated = unit_of(str(written))
+        unit = told.unit_of(stated, str(self.path))
+        return spectral_axis(found[1], fwhm=self.get("fwhm"), unit=unit, where=str(self.path))
+
+    def attribute(self, name: str, *attributes: str) -> Any:
+        """The first of some attributes of an array of a Zarr group; None where there is none."""
+        key = self._key(name)
+        held = dict(getattr(self.stored[key], "attrs", {})) if self.in_place and key else {}
+        found = next((attribute for attribute in attributes if attribute in held), None)
+        if found is None:
+            return None
+        self.used.add(f"{key}@{found}")
+        return held[found]
+
+    def attribute_number(self, name: str, *attributes: str) -> float | None:
+        """As `attribute`, a number.
+
+        Raises:
+            ValueError: it is none.
+        """
+        value = self.attribute(name, *attributes)
+        try:
+            return None if value is None else float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.path}: {attributes[0]} of {name} is not a number: {value!r}") from None
+
+    def per_band(self, name: str, attribute: str) -> Any:
+        """A scale or an offset: an array of the file, or an attribute of its cube; 1 or 0 where there is none."""
+        value = self.get(name)
+        if value is None:
+            value = self.attribute_number("cube", attribute)
+        if value is None:
+            return 1.0 if name == "scale" else 0.0
+        numbers = np.asarray(np.squeeze(value), float)
+        if not np.isfinite(numbers).all() or (name == "scale" and not numbers.all()):
+            raise ValueError(f"{self.path}: {name} must be finite{' and not 0' * (name == 'scale')}; give --{name}")
+        return numbers
+
+    def quantity(self) -> str:
+        """What the values are, where the file says it."""
+        words = self.text("quantity")
+        said = (
+            words[0]
+            if words
+            else " ".join(str(self.attribute("cube", k) or "") for k in ("long_name", "standard_name"))
+        )
+        return quantity_in(said.replace("_", " ")) or (words[0] if words else "value")
 
     def flags(self, name: str) -> np.ndarray | None:
         """A list of true and false."""
@@ -106,20 +187,20 @@ def read_array_scene(path: Path, told: Reading) -> Scene:
     """Read a scene from `.npz` or `.mat` (see the module for the names and the order of axes)."""
     with Arrays(path, told.keys) as arrays:
         arrays.check()
-        return _scene(arrays, told.unit)
+        return _scene(arrays, told)
 
 
 def read_array_library(path: Path, told: Reading) -> SpectralLibrary:
     """Read a spectral library from `.npz` or `.mat` (see the module for the names)."""
     with Arrays(path, told.keys) as arrays:
         arrays.check()
-        return _library(arrays, told.unit)
+        return _library(arrays, told)
 
 
-def _scene(arrays: Arrays, unit: str | None) -> Scene:
+def _scene(arrays: Arrays, told: Reading) -> Scene:
     """The scene that some arrays make."""
-    axis, spectra = arrays.axis(unit), arrays.first(*SPECTRA)
-    cube = _cube(arrays, None if axis is None else len(axis), () if spectra is None else spectra[1].shape)
+    axis, spectra = arrays.axis(told), arrays.first(*SPECTRA)
+    cube, divisor = _cube(arrays, None if axis is None else len(axis), () if spectra is None else spectra[1].shape)
     names, classes = arrays.text("names"), arrays.text("classes")
     library = None
     if spectra is not None:
@@ -129,7 +210,10 @@ def _scene(arrays: Arrays, unit: str | None) -> Scene:
         )
     abundances = _abundances(arrays, cube.shape[:-1])
     count = None if abundances is None else abundances.shape[-1]
-    nodata = arrays.get("nodata")
+    stated = arrays.number("nodata")
+    if stated is None:
+        stated = arrays.attribute_number("cube", "_FillValue", "missing_value")
+    cube, nodata = _scaled(arrays, cube, divisor, stated, told)
     return Scene(
         cube,
         axis,
@@ -137,13 +221,17 @@ def _scene(arrays: Arrays, unit: str | None) -> Scene:
         mask=arrays.flags("mask"),
         endmembers=library,
         abundances=abundances,
-        nodata=NODATA if nodata is None else float(np.squeeze(nodata)),
+        nodata=nodata,
+        stated_nodata=stated,
         abundance_names=names if len(names) == count else (),
         name=arrays.path.stem,
+        quantity=arrays.quantity(),
+        notes=tuple(arrays.notes),
+        account=arrays.account(),
     )
 
 
-def _library(arrays: Arrays, unit: str | None) -> SpectralLibrary:
+def _library(arrays: Arrays, told: Reading) -> SpectralLibrary:
     """The library that some arrays make."""
     found = arrays.first(*SPECTRA)
     if found is None:
@@ -151,15 +239,30 @@ def _library(arrays: Arrays, unit: str | None) -> SpectralLibrary:
             f"{arrays.path} has neither endmembers nor spectra; it has {arrays.listing()}: "
             "say which is which with a mapping such as spectra=M"
         )
-    axis = arrays.axis(unit)
+    axis = arrays.axis(told)
     spectra = _rows(found[1], found[1].shape[-1] if axis is None else len(axis), found[0])
     return SpectralLibrary(
-        np.where(spectra == NODATA, np.nan, spectra).astype(spectra.dtype),
+        spectra,
         axis,
         arrays.text("names"),
         arrays.text("classes"),
         good_bands=arrays.flags("good_bands"),
+        quantity=arrays.quantity(),
+        notes=tuple(arrays.notes),
+        account=arrays.account(),
     )
+
+
+def _scaled(arrays: Arrays, cube: Any, divisor: float, stated: float | None, told: Reading) -> tuple[Any, float | None]:
+    """The cube with the scale of its file, and the no-data value that is still to be looked for."""
+    nodata = NODATA if stated is None else stated
+    gain, offset = arrays.per_band("scale", "scale_factor"), arrays.per_band("offset", "add_offset")
+    if told.scale is not None or (divisor == 1 and np.all(gain == 1) and np.all(offset == 0)):
+        if isinstance(cube, LazyCube):
+            return LazyCube(cube.source, **(cube.scaling | {"nodata": nodata})), None
+        return cube, nodata
+    source = cube.source if isinstance(cube, LazyCube) else cube
+    return LazyCube(source, divisor=divisor, gain=gain, offset=offset, nodata=nodata), None
 
 
 def read_npy(path: Path, told: Reading) -> Scene:
@@ -197,7 +300,26 @@ def _load_mat(path: Path) -> dict[str, Any]:
         stored = read_mat(path)
     except (MatReadError, ValueError, OSError, TypeError) as error:
         raise ValueError(f"{path} is not a readable MATLAB file ({error})") from None
-    return {k: v for k, v in stored.items() if not k.startswith("__")}
+    found: dict[str, Any] = {}
+    for name, value in stored.items():
+        if not name.startswith("__"):
+            found |= _flattened(name, value, STRUCT_DEPTH)
+    return found
+
+
+def _flattened(name: str, value: Any, depth: int) -> dict[str, Any]:
+    """A variable, or the fields of a struct under ``struct.field``."""
+    if isinstance(value, dict):  # a struct of a v7.3 file
+        fields = value
+    elif isinstance(value, np.ndarray) and value.dtype.names and value.size == 1:  # a struct of a v5 file
+        fields = {field: value[field].item() for field in value.dtype.names}
+    else:
+        return {name: value}
+    found: dict[str, Any] = {}
+    for field, content in fields.items():
+        if depth:
+            found |= _flattened(f"{name}.{field}", content, depth - 1)
+    return found
 
 
 def _load_zarr(path: Path) -> dict[str, Any]:
@@ -212,28 +334,64 @@ def _load_zarr(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable Zarr group ({error})") from None
 
 
-def _cube(arrays: Arrays, bands: int | None, spectra: tuple[int, ...]) -> Any:
-    """The cube with bands last, floating point."""
-    found = arrays.first("cube", "pixels")
+def _cube(arrays: Arrays, bands: int | None, spectra: tuple[int, ...]) -> tuple[Any, float]:
+    """The cube with bands last, floating point, and the number that divides it."""
+    found = arrays.first("cube", "pixels", "pixels_in_columns")
     if found is None:
         solid = [k for k in arrays.stored if k not in NAMES and np.ndim(arrays.stored[k]) == 3]
         if len(solid) != 1:
             raise ValueError(
                 f"{arrays.path} has neither cube nor pixels; it has {arrays.listing()}: "
-                "say which is which with a mapping such as cube=Y"
+                "say which is which with a mapping such as cube=Y (--key cube=Y)"
             )
+        arrays.used.add(solid[0])
         found = solid[0], np.asarray(arrays.stored[solid[0]])
     name, cube = found
     if cube.ndim == 2:
-        rows, columns = arrays.get("rows"), arrays.get("columns")
-        if rows is not None and columns is not None:
-            return _floating(_unfold(arrays, cube, int(rows.item()), int(columns.item())), arrays.path)
-        lengths = {bands} if bands is not None else set(spectra)
-        if cube.shape[1] not in lengths and cube.shape[0] in lengths:
-            cube = cube.T
+        cube = _listed(arrays, name, cube, bands, spectra)
+    elif cube.ndim == 3 and bands is not None and cube.shape[0] == bands and bands not in cube.shape[1:]:
+        arrays.notes.append(
+            f"{name} has shape {tuple(cube.shape)} for {bands} wavelengths: its first axis is the bands"
+        )
+        cube = np.moveaxis(np.asarray(cube), 0, -1)
     if bands is not None and cube.shape[-1] != bands:
         raise ValueError(f"{arrays.path}: {name} has shape {cube.shape}, the spectral axis has {bands} bands")
-    return _floating(cube, arrays.path)
+    greatest = next((key for key in GREATEST if key in arrays.stored), None) if name == "cube" else None
+    divisor = 1.0
+    if greatest is not None:
+        arrays.used.add(greatest)
+        divisor = float(np.squeeze(arrays.stored[greatest]).item())
+        if not (np.isfinite(divisor) and divisor > 0):
+            raise ValueError(f"{arrays.path}: {greatest} must be above 0, got {divisor:g}; give --scale to replace it")
+        arrays.notes.append(f"values are divided by {greatest} = {divisor:g}; --scale 1 leaves them as they are")
+    return _floating(cube, arrays.path), divisor
+
+
+def _listed(arrays: Arrays, name: str, matrix: Any, bands: int | None, spectra: tuple[int, ...]) -> Any:
+    """A matrix as [pixel, band], or as an image where its two sizes are given.
+
+    Raises:
+        ValueError: nothing says which of its axes is that of the bands.
+    """
+    matrix = np.asarray(matrix)
+    rows, columns = arrays.number("rows"), arrays.number("columns")
+    if rows is not None and columns is not None:
+        return _unfold(arrays, matrix, int(rows), int(columns))
+    if name == "pixels_in_columns":
+        return matrix.T
+    lengths = {bands} if bands is not None else set(spectra)
+    fits = [matrix.shape[axis] in lengths for axis in (0, 1)]
+    if fits == [True, False]:
+        return matrix.T
+    # A list of pixels is longer than it is wide, nearly always; where it is not, rows and columns may be exchanged.
+    if fits == [False, False] and name != "pixels" and matrix.shape[0] < matrix.shape[1]:
+        key = arrays.keys.get(name, name)
+        raise ValueError(
+            f"{arrays.path}: {key} has shape {matrix.shape}, and nothing says which axis is that of the bands. Give "
+            f"--key pixels_in_columns={key} if these are {matrix.shape[0]} bands, --key pixels={key} if these are "
+            f"{matrix.shape[1]} bands, or name the image's sizes with --key rows=... --key columns=..."
+        )
+    return matrix
 
 
 def _unfold(arrays: Arrays, matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
