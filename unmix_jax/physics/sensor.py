@@ -8,16 +8,19 @@ return 0/0.
 
 The sampled spectra are taken as they are: a source that was itself measured with width f_s comes out with
 √(f_s² + f_t²). To have a resolution of f_t after all, ask for √(f_t² − f_s²).
+
+Broad bands of multispectral sensors are no Gaussians; `tabulated` takes their measured response in its place.
 """
 
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 from numpy.polynomial.legendre import leggauss
 
-__all__ = ["coverage", "response"]
+__all__ = ["coverage", "response", "tabulated"]
 
 # Python numbers, not NumPy scalars: these would turn float32 into float64 where x64 is on.
 ROOT_TWO, ROOT_TWO_PI = math.sqrt(2), math.sqrt(2 * math.pi)
@@ -81,6 +84,59 @@ def coverage(
     return _normal_cdf((jnp.max(source) - target_centers) / sigma) - _normal_cdf(
         (jnp.min(source) - target_centers) / sigma
     )
+
+
+def tabulated(
+    source: Float[np.ndarray, " source"],
+    samples: Float[np.ndarray, " sample"],
+    responses: Float[np.ndarray, "target sample"],
+) -> tuple[Float[np.ndarray, "target source"], Float[np.ndarray, " target"]]:
+    """Weights that turn spectra sampled at `source` into bands whose response is tabulated.
+
+    R_ts = ∫ r_t(x) h_s(x) dx / ∫ r_t(x) dx over the range of the source, where r_t is the response of band t, linear
+    between its samples and zero outside, and h_s the hat function of sample s, as in `response`. Both are straight
+    lines between the samples of either, so that Simpson's rule is exact there. Computed in NumPy and double precision,
+    once per pair of a library and a sensor; nothing is differentiated.
+
+    Args:
+        source: increasing sample positions, at least two.
+        samples: increasing positions of the response table, at least two, in the unit of `source`.
+        responses: response of each band at them, in any unit; only its shape counts.
+
+    Returns:
+        The matrix to apply as ``spectra @ matrix.T``, dimensionless, each row of it summing to one or all zero; and the
+        share of each band's response inside the range of the source, between 0 and 1.
+
+    Raises:
+        ValueError: fewer than two samples; positions that do not increase; a band without any response.
+    """
+    source, samples, responses = (np.asarray(a, np.float64) for a in (source, samples, responses))
+    for name, positions in (("source", source), ("response", samples)):
+        if positions.ndim != 1 or len(positions) < 2 or not (np.diff(positions) > 0).all():
+            raise ValueError(f"{name} samples must be at least 2 positions that increase")
+    whole = np.trapezoid(responses, samples, axis=1)
+    if not (whole > 0).all():
+        raise ValueError(f"band {int(np.flatnonzero(~(whole > 0))[0]) + 1} has no response")
+    inside = samples[(samples > source[0]) & (samples < source[-1])]
+    nodes = np.union1d(source, inside)
+    low, high = nodes[:-1], nodes[1:]
+    middle = (low + high) / 2
+    cell = np.clip(np.searchsorted(source, middle) - 1, 0, len(source) - 2)
+    start, step = source[cell], np.diff(source)[cell]
+    right = np.zeros((len(responses), len(middle)))  # integral of the response times the rising line of each cell
+    total = np.zeros_like(right)
+    for at, weight in ((low, 1 / 6), (middle, 4 / 6), (high, 1 / 6)):
+        values = np.stack([np.interp(at, samples, band, left=0.0, right=0.0) for band in responses])
+        values *= weight * (high - low)
+        total += values
+        right += values * ((at - start) / step)
+    weights = np.zeros((len(responses), len(source)))
+    for band, rising, both in zip(weights, right, total, strict=True):
+        np.add.at(band, cell + 1, rising)
+        np.add.at(band, cell, both - rising)
+    seen = total.sum(axis=1, keepdims=True)
+    matrix = np.divide(weights, seen, out=np.zeros_like(weights), where=seen > 0)
+    return matrix, np.clip(seen[:, 0] / whole, 0.0, 1.0)
 
 
 def _sigma(centers: Array, fwhm: Array) -> Array:

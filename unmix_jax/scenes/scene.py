@@ -63,11 +63,19 @@ class SpectralAxis(eqx.Module):
     """Band centres with their unit and, where known, full widths at half maximum.
 
     Centres need not be monotone: spectrometers overlap. They must be finite, positive and not all equal.
+
+    Attributes:
+        centers: one per band.
+        fwhm: full width at half maximum of each band; None: not known.
+        unit: nm, um or cm-1.
+        responses: wavelengths [sample], increasing and in `unit`, and the response of each band at them
+            [band, sample], linear in between and zero outside; None: bands are Gaussians of their width.
     """
 
     centers: Float[Any, "..."]
     fwhm: Float[Any, "..."] | None = None
     unit: str = eqx.field(static=True, default="nm")
+    responses: tuple[Float[Any, "..."], Float[Any, "..."]] | None = None
 
     def __check_init__(self) -> None:
         if self.unit not in UNITS:
@@ -81,6 +89,15 @@ class SpectralAxis(eqx.Module):
             raise ValueError("band centres must be finite and positive")
         if self.fwhm is not None and self.fwhm.shape != centers.shape:
             raise ValueError(f"{self.fwhm.shape[0]} band widths for {centers.shape[0]} band centres")
+        if self.responses is not None:
+            samples, values = self.responses
+            if len(samples.shape) != 1 or samples.shape[0] < 2 or values.shape != (*centers.shape, *samples.shape):
+                raise ValueError(
+                    f"responses are at least 2 wavelengths [sample] and their values [band, sample]; got shapes "
+                    f"{tuple(samples.shape)} and {tuple(values.shape)} for {centers.shape[0]} bands"
+                )
+            if self.unit == "cm-1":
+                raise ValueError("responses are tabulated over wavelength, the axis is in wavenumbers")
 
     def __len__(self) -> int:
         return self.centers.shape[0]
@@ -91,14 +108,20 @@ class SpectralAxis(eqx.Module):
         return LABELS[self.unit]
 
     def to(self, unit: str) -> "SpectralAxis":
-        """The same bands in another unit: ``nm``, ``um`` or ``cm-1`` (order of the bands is kept)."""
+        """The same bands in another unit: ``nm``, ``um`` or ``cm-1`` (order of the bands is kept).
+
+        Tabulated responses are dropped on the way to cm⁻¹: a mean that weighs wavelengths is not one that weighs
+        wavenumbers.
+        """
         if unit not in UNITS:
             raise ValueError(f"spectral unit {unit!r} is not one of {', '.join(UNITS)}")
         if unit == self.unit:
             return self
         if unit != "cm-1" and self.unit != "cm-1":
             factor = NM_PER[self.unit] / NM_PER[unit]
-            return SpectralAxis(self.centers * factor, None if self.fwhm is None else self.fwhm * factor, unit)
+            fwhm = None if self.fwhm is None else self.fwhm * factor
+            responses = None if self.responses is None else (self.responses[0] * factor, self.responses[1])
+            return SpectralAxis(self.centers * factor, fwhm, unit, responses)
         product = 1e7 / NM_PER[unit if self.unit == "cm-1" else self.unit]
         centers = product / self.centers
         fwhm = None if self.fwhm is None else product * self.fwhm / self.centers**2
