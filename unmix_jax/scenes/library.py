@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
-from unmix_jax.physics.sensor import coverage, response
+from unmix_jax.physics.sensor import coverage, response, tabulated
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
 
 __all__ = ["match", "resample"]
@@ -22,8 +22,9 @@ SAME = 1e-3  # two axes are one where centres differ by less than this share of 
 def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:
     """The library as a sensor with the bands of `axis` would have measured it.
 
-    Each spectrum is weighed with the Gaussian response of each band (`physics.sensor.response`), renormalised
-    over the channels where that spectrum has values. A band is NaN in a spectrum that knows less than half of
+    Each spectrum is weighed with the response of each band, renormalised over the channels where that spectrum has
+    values: with the tabulated response where `axis` has one (`physics.sensor.tabulated`), with a Gaussian of the band's
+    width otherwise (`physics.sensor.response`). A band is NaN in a spectrum that knows less than half of
     its response, and False in `good_bands` where this is so for every spectrum. Where `axis` names no widths,
     the local spacing of its bands is taken (the median of the four nearest steps). The resolution of the
     library itself is not taken out (see `physics.sensor`).
@@ -44,18 +45,14 @@ def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:
     valid = np.isfinite(spectra)
     if library.good_bands is not None:
         valid &= np.asarray(library.good_bands)[order]
-    values, share = _weigh(
-        *(
-            np.asarray(a, spectra.dtype)  # what JAX makes of float64 is up to its own setting
-            for a in (
-                np.where(valid, spectra, 0),
-                valid,
-                np.asarray(source.centers)[order],
-                axis.centers,
-                _widths(axis),
-            )
-        )
-    )
+    positions = np.asarray(source.centers)[order]
+    if axis.responses is None:
+        # What JAX makes of float64 is up to its own setting.
+        bands = (np.asarray(a, spectra.dtype) for a in (positions, axis.centers, _widths(axis)))
+        weights, inside = _gaussian(*bands)
+    else:
+        weights, inside = _tabulated(positions, *axis.responses, spectra.dtype)
+    values, share = _weigh(np.where(valid, spectra, 0), valid.astype(spectra.dtype), weights, inside)
     known = np.asarray(share) >= COVERED
     if not known.any():
         raise ValueError(f"library and scene do not overlap: {_range(library.axis)} and {_range(axis)}")
@@ -124,7 +121,8 @@ def _reordered(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary 
     order = np.empty_like(theirs)
     order[ours] = theirs
     fwhm = None if source.fwhm is None else source.fwhm[order]
-    if not _same(axis, SpectralAxis(source.centers[order], fwhm, axis.unit)):
+    responses = None if source.responses is None else (source.responses[0], source.responses[1][order])
+    if not _same(axis, SpectralAxis(source.centers[order], fwhm, axis.unit, responses)):
         return None
     good = None if library.good_bands is None else library.good_bands[order]
     return replace(library, spectra=library.spectra[:, order], axis=axis, good_bands=good)
@@ -145,21 +143,34 @@ def _compare_scales(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> None
 
 
 @jax.jit
-def _weigh(
-    spectra: Float[Array, "member source"],
-    valid: Float[Array, "member source"],
-    source: Float[Array, " source"],
-    centers: Float[Array, " band"],
-    widths: Float[Array, " band"],
-) -> tuple[Float[Array, "member band"], Float[Array, "member band"]]:
-    """Weighted means over the valid channels, and the share of each band's response they know.
+def _gaussian(
+    source: Float[Array, " source"], centers: Float[Array, " band"], widths: Float[Array, " band"]
+) -> tuple[Float[Array, "band source"], Float[Array, " band"]]:
+    """Weights of Gaussian bands, and the share of each band's response inside the range of the source.
 
     Compiled here because resampling runs outside every other compiled function.
     """
-    weights = response(source, centers, widths)
+    return response(source, centers, widths), coverage(source, centers, widths)
+
+
+def _tabulated(positions: Any, samples: Any, values: Any, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same of tabulated bands; channels at one and the same wavelength share its weight."""
+    distinct, where, count = np.unique(positions, return_inverse=True, return_counts=True)
+    weights, inside = tabulated(distinct, np.asarray(samples), np.asarray(values))
+    return (weights / count)[:, where].astype(dtype), inside.astype(dtype)
+
+
+@jax.jit
+def _weigh(
+    spectra: Float[Array, "member source"],
+    valid: Float[Array, "member source"],
+    weights: Float[Array, "band source"],
+    inside: Float[Array, " band"],
+) -> tuple[Float[Array, "member band"], Float[Array, "member band"]]:
+    """Weighted means over the valid channels, and the share of each band's response they know."""
     known = matmul(valid, weights.T)
     values = matmul(spectra, weights.T) / jnp.where(known > 0, known, 1.0)
-    return values, known * coverage(source, centers, widths)
+    return values, known * inside
 
 
 def _widths(axis: SpectralAxis) -> Float[Any, " band"]:
@@ -175,13 +186,20 @@ def _widths(axis: SpectralAxis) -> Float[Any, " band"]:
 
 
 def _same(one: SpectralAxis, other: SpectralAxis) -> bool:
-    """Whether two axes are the same bands up to the rounding of files."""
+    """Whether two axes are the same bands up to the rounding of files; an axis without responses leaves them open."""
     if len(one) != len(other):
         return False
     other = other.to(one.unit)
     centers = np.asarray(one.centers)
     spacing = np.median(np.abs(np.diff(centers))) if len(centers) > 1 else centers[0]
-    return bool(np.all(np.abs(centers - np.asarray(other.centers)) <= SAME * spacing))
+    if not np.all(np.abs(centers - np.asarray(other.centers)) <= SAME * spacing):
+        return False
+    if one.responses is None or other.responses is None:
+        return True
+    (at, ours), (there, theirs) = (tuple(np.asarray(a, float) for a in axis.responses or ()) for axis in (one, other))
+    peaks = [r.max(axis=1, keepdims=True) for r in (ours, theirs)]
+    moved = np.stack([np.interp(at, there, band, left=0.0, right=0.0) for band in theirs / peaks[1]])
+    return bool(np.all(np.abs(ours / peaks[0] - moved) <= SAME))
 
 
 def _range(axis: SpectralAxis) -> str:
