@@ -9,11 +9,12 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -22,6 +23,8 @@ from unmix_jax.help import EXAMPLES, HELP
 from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
 
 __all__ = ["main"]
+
+SCENE, LIBRARY = args.SceneReading(), args.LibraryReading()
 
 
 def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool = False) -> None:
@@ -44,18 +47,17 @@ def demo(*, out: Path = Path("unmix-demo"), quick: bool = False, overwrite: bool
     print(f"Open in a browser: {result.report}")
 
 
-def info(scene: args.SceneName, /, *, key: args.Keys = (), unit: args.Unit = None) -> None:
-    """Say what is in a scene or a spectral library: size, bands, units, masks, names, values.
+def info(scene: args.SceneName, /, *, reading: args.ReadsScene = SCENE) -> None:
+    """Say what is in a scene or a spectral library: size, bands, units, masks, names, values, metadata.
 
     Args:
         scene: a scene or a library: a file, or the name of a dataset
-        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
-        unit: of the wavelengths, where the file does not say it
+        reading: how the file is read
     """
     from unmix_jax.scenes.describe import describe
     from unmix_jax.scenes.opening import open_any
 
-    print(table(describe(open_any(scene, keys=_keys(key), unit=unit))))
+    print(table(describe(open_any(scene, **reading.options()))))
 
 
 def endmembers(
@@ -65,10 +67,10 @@ def endmembers(
     method: args.Extract = "vca",
     count: args.Count = "auto",
     out: Path = Path("endmembers.sli"),
+    export: args.Exports = (),
     overwrite: bool = False,
     seed: int = 0,
-    key: args.Keys = (),
-    unit: args.Unit = None,
+    reading: args.ReadsScene = SCENE,
 ) -> None:
     """Find the pure spectra of a scene, and how many there are by three estimators.
 
@@ -76,11 +78,11 @@ def endmembers(
         scene: a file, or the name of a dataset
         method: vertex component analysis, or the simplex of largest volume
         count: number of endmembers; auto takes the smallest of the three estimates
-        out: file to write: .sli, .csv or .npz
+        out: file to write: .sli, .csv, .npz or .mat
+        export: further files beside it: the spectra for MATLAB, as a table, as a figure
         overwrite: replace the file if it is there
         seed: of the random numbers
-        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
-        unit: of the wavelengths, where the file does not say it
+        reading: how the file is read
     """
     from unmix_jax.endmembers.subspace import count_endmembers
     from unmix_jax.scenes.library_files import write_library
@@ -89,7 +91,7 @@ def endmembers(
 
     if out.exists() and not overwrite:
         raise ValueError(f"{out} is there already: choose another file, or --overwrite")
-    opened = open_scene(scene, keys=_keys(key), unit=unit)
+    opened = open_scene(scene, **reading.options())
     counts = count_endmembers(opened)
     print(f"How many endmembers: {counts_in_words(counts)}\n")
     library, rows = extract(opened, method, counts.smallest if count == "auto" else count, seed)
@@ -111,8 +113,7 @@ def fit(
     starts: int = 2,
     seed: int = 0,
     x64: bool = False,
-    key: args.Keys = (),
-    unit: args.Unit = None,
+    reading: args.ReadsLibrary = LIBRARY,
 ) -> None:
     """Fit the dispersion model to mineral spectra: oscillators along one or more crystal axes.
 
@@ -131,10 +132,9 @@ def fit(
         starts: independent searches per mineral and number of axes
         seed: of the random numbers
         x64: compute in double precision
-        key: where a foreign .npz or .mat file keeps something, such as spectra=Y; may be repeated
-        unit: of the wavelengths, where the file does not say it
+        reading: how the file is read
     """
-    options = dict(locals())
+    options = _plain(locals())
     _prepare_process()
     import jax
 
@@ -142,7 +142,7 @@ def fit(
     from unmix_jax.scenes.opening import open_library
 
     with jax.enable_x64(True) if x64 else contextlib.nullcontext(), progress_bar("fitting", "spectra") as progress:
-        opened = open_library(library, keys=_keys(key), unit=unit)
+        opened = open_library(library, **reading.options())
         fitted = fit_library(
             out, opened, names=names,
             quantity=quantity, window=window, axes=axes, count=count, starts=starts, seed=seed,
@@ -167,8 +167,7 @@ def train(
     encoder: args.Encoder = "dense",
     overwrite: bool = False,
     seed: int = 0,
-    key: args.Keys = (),
-    unit: args.Unit = None,
+    reading: args.ReadsLibrary = LIBRARY,
 ) -> None:
     """Train networks that unmix, on mixtures of pure spectra alone: one checkpoint for a sensor.
 
@@ -188,14 +187,13 @@ def train(
         encoder: dense layers, or the convolutional baselines
         overwrite: replace the file if it is there
         seed: of the random numbers
-        key: where a foreign .npz or .mat file keeps something, such as spectra=Y; may be repeated
-        unit: of the wavelengths, where the file does not say it
+        reading: how the file is read
     """
     _prepare_process()
     from unmix_jax.learning import facts, learn_library
     from unmix_jax.scenes.opening import open_any, open_library
 
-    opened = open_library(library, keys=_keys(key), unit=unit)
+    opened = open_library(library, **reading.options())
     with progress_bar("training", "steps") as progress:
         checkpoint = learn_library(
             out, opened, sensor=None if sensor is None else open_any(sensor),
@@ -228,8 +226,13 @@ def unmix(
     coordinator: args.Address = None,
     processes: args.Processes = None,
     process: args.Processes = None,
-    key: args.Keys = (),
-    unit: args.Unit = None,
+    ortho: bool = False,
+    export: args.Exports = (),
+    library_key: args.Keys = (),
+    library_unit: args.Unit = None,
+    library_scale: args.Scale = None,
+    allow_scale_mismatch: bool = False,
+    reading: args.ReadsScene = SCENE,
 ) -> None:
     """Unmix a scene: abundance maps, residual, certificate, endmembers and a report in one folder.
 
@@ -261,10 +264,18 @@ def unmix(
         coordinator: address of the first process, where no such launcher says it
         processes: how many there are
         process: number of this one, from 0
-        key: where a foreign .npz or .mat file keeps something, such as cube=Y; may be repeated
-        unit: of the wavelengths, where the file does not say it
+        ortho: put the maps of a swath on the grid of its geometry lookup table (GLT)
+        export: further files: arrays for MATLAB, a table with a row for each pixel, figures
+        library_key: where the library's file keeps something, such as spectra=Y; may be repeated
+        library_unit: of the library's wavelengths, where its file does not say it
+        library_scale: multiply the library's numbers by this
+        allow_scale_mismatch: go on where scene and library can hardly be in one scale
+        reading: how the scene's file is read
     """
-    options = dict(locals())
+    options = _plain(locals())
+    of_library = {
+        "keys": args.keys_of(library_key, "--library-key"), "unit": library_unit, "scale": library_scale,
+    }  # fmt: skip
     _prepare_process()
     import jax
 
@@ -278,7 +289,9 @@ def unmix(
         start_processes(coordinator, processes, process)
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():
         say = print if is_first() else lambda _: None
-        record = unmix_scene(options, keys=_keys(key), command=_command(), say=say)
+        record = unmix_scene(
+            options, reading=reading.options(), library_reading=of_library, command=_command(), say=say
+        )
     if not is_first():
         return
     shares = record["mean_abundances"] or [None] * len(record["endmembers"])
@@ -289,23 +302,27 @@ def unmix(
     print(f"{table(rows, ('endmember', 'mean abundance'))}\n")
     facts = [("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}"), *run_tiles(record)]
     print(table(facts))
+    for note in record["notes"]:
+        print(f"\nPlease check: {note}")
     print(f"\nResults: {out}\nOpen in a browser: {out / 'report.html'}")
 
 
-def score(results: args.Folder, scene: args.SceneName, /, *, out: Path | None = None, key: args.Keys = ()) -> None:
+def score(
+    results: args.Folder, scene: args.SceneName, /, *, out: Path | None = None, reading: args.ReadsScene = SCENE
+) -> None:
     """Compare results with the reference endmembers and abundances of a scene.
 
     Args:
         results: folder that `unmix-jax unmix` wrote
         scene: a file or dataset with reference abundances or endmembers
         out: JSON file for the numbers; scores.json in the results folder unless given
-        key: where a foreign .npz or .mat file keeps something, such as abundances=A; may be repeated
+        reading: how the scene's file is read
     """
     from unmix_jax.metrics import score as score_solution
     from unmix_jax.results import read_results
     from unmix_jax.scenes.opening import open_scene
 
-    run, reference = read_results(results), open_scene(scene, keys=_keys(key))
+    run, reference = read_results(results), open_scene(scene, **reading.options())
     if reference.abundances is None and reference.endmembers is None:
         raise ValueError(f"{scene} has neither reference abundances nor reference endmembers")
     scores = score_solution(run.solution, reference, endmembers=run.endmembers)
@@ -353,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 COMMANDS[name],
                 prog=f"unmix-jax {name}",
                 description=description,
-                args=words[1:],
+                args=args.joined(words[1:]),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:  # tyro: help was asked for, or usage was wrong
@@ -391,10 +408,6 @@ def _measure(name: str, unit: str) -> str:
     return name.replace("_", " ") + unit
 
 
-def _keys(texts: Sequence[str]) -> dict[str, str]:
-    """``cube=Y`` and its like as a mapping."""
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, _, key) in zip(texts, pairs, strict=True):
-        if not (name and key):
-            raise ValueError(f"--key takes NAME=KEY, such as cube=Y, got {text!r}")
-    return {name: key for name, _, key in pairs}
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command for its record: those of reading beside all others."""
+    return {**{k: v for k, v in options.items() if k != "reading"}, **asdict(options["reading"])}

@@ -347,6 +347,8 @@ def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -
             "axis": None if scene.axis is None else scene.axis.label,
         },
         "endmembers": list(library_names(endmembers)),
+        "notes": list(dict.fromkeys((*scene.notes, *endmembers.notes))),
+        "metadata_not_understood": list(scene.account.unknown),
         "bands": {"total": scene.bands, "used": used},
         "pixels": {"total": pixels, "valid": valid, "masked": pixels - valid},
         "converged_share": converged / valid if valid else None,

@@ -18,6 +18,7 @@ from unmix_jax.results import check_folder, read_results, write_results
 from unmix_jax.resuming import check_run
 from unmix_jax.scenes.library import match
 from unmix_jax.scenes.opening import open_library, open_scene
+from unmix_jax.scenes.reading import require_valid
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, thinned
 from unmix_jax.solvers import least_squares
 from unmix_jax.streaming import unmix_file
@@ -35,13 +36,19 @@ __all__ = ["counts_in_words", "extract", "unmix_scene"]
 
 
 def unmix_scene(
-    options: Mapping[str, Any], *, keys: Mapping[str, str], command: str, say: Callable[[str], None]
+    options: Mapping[str, Any],
+    *,
+    reading: Mapping[str, Any],
+    library_reading: Mapping[str, Any],
+    command: str,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Read, find endmembers, solve, write, report.
 
     Args:
         options: of ``unmix-jax unmix``, by name.
-        keys: names of the project to names in a foreign file.
+        reading: how the scene's file is read, as `read_scene` takes it.
+        library_reading: how the library's file is read, as `read_library` takes it.
         command: that ran this, for the report.
         say: takes what is to be told before the end.
 
@@ -53,7 +60,7 @@ def unmix_scene(
     """
     options = _counted(options)
     if options["method"] not in (*LINEAR, *BLIND):
-        return _unmix_learned(options, keys, command, say)
+        return _unmix_learned(options, reading, library_reading, command, say)
     if options["endmembers"] is not None and options["count"] != "auto":
         raise ValueError("--count is for endmembers that are extracted; --endmembers brings its own")
     if options["method"] not in LINEAR:
@@ -66,7 +73,7 @@ def unmix_scene(
             raise ValueError(f"--{name} goes with methods that find endmembers, not with --method {options['method']}")
     check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
-    scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
+    scene = open_scene(options["scene"], **reading)
     stages["open"] = time.perf_counter()
     if options["endmembers"] is None:
         count = options["count"]
@@ -78,8 +85,9 @@ def unmix_scene(
             return _unmix_blind(scene, count, options, command, stages)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
-        library = open_library(options["endmembers"])
-    library = match(scene, library)
+        library = open_library(options["endmembers"], **library_reading)
+    library = match(scene, library, allow_scale_mismatch=options["allow_scale_mismatch"])
+    require_valid(scene, library.good_bands)
     if options["shade"] is not None and options["shade"] not in library.names:
         raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
     stages["endmembers"] = time.perf_counter()
@@ -139,7 +147,11 @@ def _require_blind(options: Mapping[str, Any]) -> None:
 
 
 def _unmix_learned(
-    options: Mapping[str, Any], keys: Mapping[str, str], command: str, say: Callable[[str], None]
+    options: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    library_reading: Mapping[str, Any],
+    command: str,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """By the networks of a checkpoint, which knows its endmembers."""
     path = Path(options["method"])
@@ -157,9 +169,13 @@ def _unmix_learned(
     checkpoint = load_checkpoint(path)
     check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
-    scene = open_scene(options["scene"], keys=keys, unit=options["unit"])
-    library = None if options["endmembers"] is None else match(scene, open_library(options["endmembers"]))
+    scene = open_scene(options["scene"], **reading)
+    library = None
+    if options["endmembers"] is not None:
+        library = open_library(options["endmembers"], **library_reading)
+        library = match(scene, library, allow_scale_mismatch=options["allow_scale_mismatch"])
     checkpoint.check(scene, library)
+    require_valid(scene, scene.good_bands)
     stages["open"] = time.perf_counter()
 
     def about(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -318,12 +318,23 @@ def test_match_puts_all_masks_together():
         match(scene_of(5), SpectralLibrary(spectra))
 
 
-@pytest.mark.parametrize(("scene", "library"), [(3000.0, 1.0), (0.5, 100.0)])
-def test_match_warns_of_different_units(scene, library):
+@pytest.mark.parametrize(("scene", "library"), [(3000.0, 1.0), (0.5, 100.0), (4.0, 1.0)])
+def test_match_stops_at_different_scales_unless_told_to_go_on(scene, library):
     axis = SpectralAxis(NM)
     cube = np.full((3, 2, 5), scene, "f4")
-    with pytest.warns(UserWarning, match="one unit"):
+    with pytest.raises(ValueError, match="hardly be in one scale.*--allow-scale-mismatch"):
         match(Scene(cube, axis), SpectralLibrary(SPECTRA * library, axis))
+    with pytest.warns(UserWarning, match="one scale"):
+        matched = match(Scene(cube, axis), SpectralLibrary(SPECTRA * library, axis), allow_scale_mismatch=True)
+    assert "one scale" in matched.notes[0]
+
+
+def test_match_says_that_quantities_differ():
+    axis = SpectralAxis(NM)
+    scene = Scene(np.full((3, 2, 5), 0.5, "f4"), axis, quantity="emissivity")
+    with pytest.warns(UserWarning, match="the scene holds emissivity, the library reflectance"):
+        matched = match(scene, SpectralLibrary(SPECTRA, axis, quantity="reflectance"))
+    assert matched.notes == ("the scene holds emissivity, the library reflectance",)
 
 
 @pytest.mark.parametrize("scene", [0.005, 0.9])

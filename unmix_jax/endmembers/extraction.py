@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 from unmix_jax.endmembers.moments import Moments, ValidPixels
 from unmix_jax.endmembers.subspace import eigenvectors
 from unmix_jax.linalg import matmul, one_by_one
+from unmix_jax.scenes.reading import FILLS
 
 __all__ = ["Extraction", "nfindr", "vca"]
 
@@ -117,13 +118,38 @@ def _extraction(
     **found: Any,
 ) -> Extraction:
     """The answer, with raw spectra read from the scene unless denoised ones are given."""
+    measured = data.spectra(where)
+    _refuse_fill(data, where, measured)
     if denoised is None:
-        denoised = data.spectra(where)
+        denoised = measured
     coordinates = None
     if len(data.shape) == 2:
         coordinates = jnp.asarray(np.stack(np.unravel_index(where, data.shape), axis=1).astype(np.int32))
     found = {name: data.like_data(value) for name, value in found.items()}
     return Extraction(data.on_all_bands(denoised), jnp.asarray(where.astype(np.int32)), coordinates, **found)
+
+
+def _refuse_fill(
+    data: ValidPixels, where: Int[np.ndarray, " endmember"], measured: Float[np.ndarray, "endmember good_band"]
+) -> None:
+    """Refuse pixels that hold fill values: one value in all bands, far from all others, or a usual fill value.
+
+    Raises:
+        ValueError: naming the pixel and the value.
+    """
+    for number, spectrum in enumerate(measured):
+        others = np.delete(measured, number, axis=0)
+        low, high = float(others.min()), float(others.max())
+        value = next((fill for fill in FILLS if (spectrum == fill).any()), None)
+        apart = max(low - spectrum[0], spectrum[0] - high)
+        if value is None and len(spectrum) > 2 and (spectrum == spectrum[0]).all() and apart > high - low:
+            value = float(spectrum[0])
+        if value is not None:
+            place = ", ".join(str(int(i)) for i in np.unravel_index(where[number], data.shape))
+            raise ValueError(
+                f"the pixel at ({place}) would become an endmember, but its value {value:.8g} looks like a fill value: "
+                f"open the scene with --nodata {value:.8g} (nodata={value:.8g}), or mask the pixel"
+            )
 
 
 def vca(

@@ -45,6 +45,12 @@ class ValidPixels:
         self.shape: tuple[int, ...] = tuple(values.shape[:-1])
         self.bands: int = values.shape[-1]
         self.values = values
+        if scene is not None and scene.suspected_nodata is not None:
+            fill = scene.suspected_nodata
+            raise ValueError(
+                f"the value {fill:.8g} repeats in {scene.name} as a fill value does, and would become an endmember: "
+                f"open the scene with --nodata {fill:.8g} (nodata={fill:.8g}), or --nodata none if it is a measurement"
+            )
         self.nodata = {NODATA} if scene is None or scene.nodata is None else {NODATA, scene.nodata}
         good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)
         self.good = np.arange(self.bands) if good is None else np.flatnonzero(np.asarray(good))

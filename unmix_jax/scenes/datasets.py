@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unmix_jax.scenes.scene import Header, Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Header, Scene, SpectralAxis, SpectralLibrary
 
 __all__ = ["catalogue", "find", "load", "refractive_index"]
 
@@ -47,6 +47,8 @@ def load(name: str) -> Loaded:
         )
     with np.load(path, allow_pickle=False) as stored:
         loaded = entry.build(stored, path.parent, name.partition("/")[2])
+    if loaded.quantity == UNKNOWN_QUANTITY:
+        loaded = replace(loaded, quantity="refractive index" if name.startswith("nk_minerals") else "reflectance")
     return replace(loaded, name=name) if isinstance(loaded, Scene) else loaded
 
 
@@ -202,7 +204,9 @@ def _emit(stored: Stored, _: Path, variant: str) -> Loaded:
         return SpectralLibrary(stored["library_raw"], _nm(stored, "library_wavelengths_nm"), names, names)
     axis = _nm(stored)
     library = SpectralLibrary(_turned(stored["endmembers"]), axis, names, names)
-    return Scene(stored["cube"], axis, good_bands=stored["good_bands"], endmembers=library, nodata=-9999.0)
+    return Scene(
+        stored["cube"], axis, good_bands=stored["good_bands"], endmembers=library, nodata=-9999.0, stated_nodata=-9999.0
+    )
 
 
 def _dc1(stored: Stored, _: Path, __: str) -> Scene:

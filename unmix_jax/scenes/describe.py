@@ -4,17 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
+from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.reading import REFLECTANCE_UP_TO, looked_at
+from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Scene, SpectralAxis, SpectralLibrary
 
 __all__ = ["describe"]
 
-SAMPLE = 20_000
+LISTED = 40  # entries that are not understood, in one line
 
 
 def describe(loaded: Scene | SpectralLibrary) -> list[tuple[str, str]]:
-    """Size, bands, masks, names and values of a scene or a library, as (what, how much) pairs.
+    """Size, bands, masks, names, values and metadata of a scene or a library, as (what, how much) pairs.
 
-    Values are looked at in some 20 000 evenly spread pixels.
+    Values are those of some evenly spread rows.
 
     Args:
         loaded: what a reader returned.
@@ -31,7 +33,9 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
         ("pixels", f"{size} (rows × columns) = {total:,}" if len(scene.shape) == 2 else f"{size} spectra"),
         *_bands(scene.axis, scene.bands, scene.good_bands),
     ]
-    pixels = sample(scene, SAMPLE)
+    if scene.pixel_names:
+        rows.append(("names", _names(scene.pixel_names, len(scene.pixel_names))))
+    pixels = looked_at(scene)
     if scene.good_bands is not None:
         pixels = pixels[:, np.asarray(scene.good_bands)]
     missing = ~np.isfinite(pixels).all(axis=-1)
@@ -41,7 +45,7 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
     masked = "none" if scene.mask is None else f"{int((~np.asarray(scene.mask)).sum()):,} pixels"
     rows += [
         ("masked", masked),
-        ("no-data value", "not given" if scene.nodata is None else f"{scene.nodata:g}"),
+        ("no-data value", _nodata(scene)),
         ("missing or empty", f"{(missing | empty).mean():.2%} of the pixels in good bands"),
         ("values", _values(pixels[~(missing | empty)], scene)),
     ]
@@ -51,8 +55,7 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
         rows.append(("reference abundances", _names(scene.abundance_names, scene.abundances.shape[-1])))
     if scene.labels is not None:
         rows.append(("labels", _names(scene.label_names, int(np.max(scene.labels)) + 1)))
-    rows.append(("georeferencing", _georeferencing(scene)))
-    return rows
+    return [*rows, ("georeferencing", _georeferencing(scene)), *_metadata(scene.account, scene.notes)]
 
 
 def _library(library: SpectralLibrary) -> list[tuple[str, str]]:
@@ -66,9 +69,35 @@ def _library(library: SpectralLibrary) -> list[tuple[str, str]]:
     if library.classes:
         rows.append(("classes", _names(tuple(sorted(set(library.classes))), len(set(library.classes)))))
     finite = spectra[np.isfinite(spectra)]
-    rows.append(("values", f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none is finite"))
+    span = f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none is finite"
+    rows.append(("values", span if library.quantity == UNKNOWN_QUANTITY else f"{span}: {library.quantity}"))
     rows.append(("missing", f"{np.isnan(spectra).mean():.1%} of the values"))
-    return rows
+    return [*rows, *_metadata(library.account, library.notes)]
+
+
+def _metadata(account: Account, notes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What became of the metadata, and what may make the numbers wrong."""
+    rows = []
+    if account.carried:
+        rows.append(("metadata carried", _shortened(account.carried)))
+    if any(account):
+        rows.append(("metadata not understood", _shortened(account.unknown) if account.unknown else "none"))
+    return rows + [("please check", note) for note in notes]
+
+
+def _shortened(entries: tuple[str, ...]) -> str:
+    """Names of entries; of very many, the first."""
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    return ", ".join(entries[:LISTED]) + more
+
+
+def _nodata(scene: Scene) -> str:
+    """What marks missing data."""
+    if scene.stated_nodata is not None:
+        return f"{scene.stated_nodata:.8g}"
+    if scene.suspected_nodata is not None:
+        return f"not given; {scene.suspected_nodata:.8g} is suspected (--nodata)"
+    return f"not given ({NODATA:g} would be taken as missing)"
 
 
 def _bands(axis: SpectralAxis | None, count: int, good_bands: Any) -> list[tuple[str, str]]:
@@ -99,14 +128,16 @@ def _values(pixels: np.ndarray, scene: Scene) -> str:
     low, middle, high = (float(v) for v in (pixels.min(), np.median(pixels), pixels.max()))
     top = float(np.percentile(pixels, 99))
     text = f"{low:.4g} to {high:.4g}, median {middle:.4g} ({scene.cube.dtype})"
-    if scene.quantity != "reflectance":
-        return f"{text}: {scene.quantity}"
     looks = (
-        "reflectance or emissivity" if top <= 1.6
+        "reflectance or emissivity" if top <= REFLECTANCE_UP_TO
         else "reflectance in percent, or radiance" if top <= 200
         else "reflectance × 10 000, radiance or raw counts"
     )  # fmt: skip
-    return f"{text}: looks like {looks}"
+    if scene.quantity == UNKNOWN_QUANTITY:
+        return f"{text}: the file does not say what they are (--quantity); they look like {looks}"
+    if scene.quantity in ("reflectance", "emissivity") and top > REFLECTANCE_UP_TO:
+        return f"{text}: {scene.quantity}, but they look like {looks} (--scale)"
+    return f"{text}: {scene.quantity}"
 
 
 def _names(names: tuple[str, ...], count: int) -> str:

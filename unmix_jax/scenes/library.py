@@ -11,11 +11,17 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.sensor import coverage, response, tabulated
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, sample
+from unmix_jax.scenes.reading import looked_at
+from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Scene, SpectralAxis, SpectralLibrary
 
 __all__ = ["match", "resample"]
 
 COVERED = 0.499  # share of a band's response that must be known; a band centred on the last channel passes
+APART = 3.0  # scales; shadow and haze change brightness by less, and per cent or radiance by far more
+IMPLAUSIBLE = 2.0  # reflectance stays below, but for glints
+UNLIKE = (
+    10.0  # the brightest values of per cent and fractions are some 100 times apart, of scaled integers 10 000 times
+)
 SAME = 1e-3  # two axes are one where centres differ by less than this share of the band spacing
 
 
@@ -64,7 +70,7 @@ def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:
     )
 
 
-def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
+def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool = False) -> SpectralLibrary:
     """The library on the bands of the scene, ready to unmix with.
 
     Resampled only where the axes differ; where one of the two names no wavelengths the numbers of bands must
@@ -74,16 +80,15 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
 
     Args:
         scene: whose bands are wanted.
-        library: spectra in the unit of the scene.
+        library: spectra in the quantity and scale of the scene.
+        allow_scale_mismatch: go on, with a note and a warning, where the two can hardly be in one scale.
 
     Returns:
         The library on the scene's bands, with `good_bands` set.
 
-    Warns where the two can hardly be in one unit: one of them exceeds 2, and the other is ten times smaller.
-
     Raises:
         ValueError: different numbers of bands without wavelengths to compare (both are named); no overlap; no
-            band in which every spectrum has a value.
+            band in which every spectrum has a value; scene and library more than three times apart in scale.
     """
     if scene.axis is None or library.axis is None:
         if library.spectra.shape[1] != scene.bands:
@@ -101,9 +106,22 @@ def match(scene: Scene, library: SpectralLibrary) -> SpectralLibrary:
         good = good if marked is None else good & np.asarray(marked)
     if not good.any():
         raise ValueError("there is no good band of the scene in which every spectrum of the library has a value")
-    _compare_scales(scene, spectra[:, good], good)
+    notes = list(matched.notes)
+    if (mismatch := _mismatch(scene, spectra[:, good], good)) is not None:
+        if not allow_scale_mismatch:
+            raise ValueError(
+                f"{mismatch}. Give the scene's scale (--scale, or --scale auto) or the library's (--library-scale), or "
+                "go on as it is with --allow-scale-mismatch (allow_scale_mismatch=True)"
+            )
+        notes.append(mismatch)
+    known = {q for q in (scene.quantity, library.quantity) if q != UNKNOWN_QUANTITY}
+    if len(known) > 1:
+        notes.append(f"the scene holds {scene.quantity}, the library {library.quantity}")
+    for note in notes[len(matched.notes) :]:
+        warnings.warn(note, stacklevel=2)
     return replace(
         matched,
+        notes=tuple(notes),
         spectra=np.where(good, spectra, np.nan).astype(spectra.dtype),
         axis=matched.axis if scene.axis is None else scene.axis,
         good_bands=good,
@@ -128,18 +146,33 @@ def _reordered(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary 
     return replace(library, spectra=library.spectra[:, order], axis=axis, good_bands=good)
 
 
-def _compare_scales(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> None:
-    """Warn of per cent, scaled integers or radiance beside reflectance."""
-    values = sample(scene, 1000)[:, good]
-    values = values[np.isfinite(values) & (values != scene.nodata)]
-    if values.size == 0:
-        return
-    bright, pure = float(np.percentile(values, 99)), float(spectra.max())
-    if max(bright, pure) > 2 and max(bright, pure) > 10 * min(bright, pure):
-        warnings.warn(
-            f"the scene reaches {bright:.4g}, the library {pure:.4g}: they do not seem to be in one unit",
-            stacklevel=3,
-        )
+def _mismatch(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> str | None:
+    """Why scene and library can hardly be in one scale: one in per cent, scaled integers or radiance, the other not.
+
+    A mixture whose abundances sum to one has no greater norm than the brightest endmember. So the typical pixel may not
+    exceed it by much, and the brightest pixels may not stay far below the darkest endmember. Water and shadow are that
+    dark beside bright minerals, so this second test, and that of the greatest values, count only where one of the two
+    cannot be reflectance.
+    """
+    pixels = looked_at(scene)[:, good]
+    whole = np.isfinite(pixels).all(axis=1) & (pixels != 0).any(axis=1)
+    if scene.nodata is not None:
+        whole &= (pixels != scene.nodata).all(axis=1)
+    pixels = pixels[whole].astype(np.float64)
+    if len(pixels) == 0 or not spectra.any():
+        return None
+    sizes = np.sqrt(np.mean(np.square(pixels), axis=1))
+    members = np.sqrt(np.mean(np.square(spectra.astype(np.float64)), axis=1))
+    typical, bright = float(np.median(sizes)), float(np.percentile(sizes, 95))
+    darkest, brightest = float(members[members > 0].min()), float(members.max())
+    values, pure = float(np.percentile(pixels, 99)), float(spectra.max())
+    unlike = max(values, pure) > UNLIKE * min(values, pure) or bright * APART < darkest
+    if typical <= APART * brightest and not (unlike and max(values, pure) > IMPLAUSIBLE):
+        return None
+    return (
+        "the scene and the library can hardly be in one scale: the root mean square of a typical pixel is "
+        f"{typical:.4g}, of bright ones {bright:.4g}, of the library's spectra {darkest:.4g} to {brightest:.4g}"
+    )
 
 
 @jax.jit

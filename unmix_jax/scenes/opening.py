@@ -36,13 +36,16 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         near = difflib.get_close_matches(name, list(catalogue()), 3, 0.7)
         hint = f" (there is {', '.join(near)})" if near else ""
         raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
+    of_library = {key: value for key, value in options.items() if key != "columns"}
     if Path(name).suffix.lower() in TABLES:
-        return read_library(name, **options)
+        if options.get("columns") is not None:
+            raise ValueError(f"{name} is a list of spectra, which has no columns: leave --columns out")
+        return read_library(name, **of_library)
     try:
         return read_scene(name, **options)
     except ValueError:
         with contextlib.suppress(ValueError):
-            return read_library(name, **options)
+            return read_library(name, **of_library)
         raise
 
 

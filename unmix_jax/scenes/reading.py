@@ -20,7 +20,17 @@ from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
 
-__all__ = ["Entries", "Reading", "announced", "finish", "finish_library", "looked_at", "noticing", "numbered"]
+__all__ = [
+    "Entries",
+    "Reading",
+    "announced",
+    "finish",
+    "finish_library",
+    "looked_at",
+    "noticing",
+    "numbered",
+    "require_valid",
+]
 
 DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
 LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
@@ -436,6 +446,42 @@ def _wanted_bands(axis: SpectralAxis | None, count: int, good: Any, told: Readin
     if not wanted.any():
         raise ValueError("no good band is left of those that --bands, --range and --bad-bands choose")
     return wanted
+
+
+def require_valid(scene: Scene, good_bands: Any) -> None:
+    """Refuse a scene without a single pixel to unmix.
+
+    Args:
+        scene: the scene.
+        good_bands: the bands that will be fitted; None: all.
+
+    Raises:
+        ValueError: every pixel is masked, all zero, or misses a value in a good band.
+    """
+    good = np.ones(scene.bands, bool) if good_bands is None else np.asarray(good_bands, bool)
+    mask = None if scene.mask is None else np.asarray(scene.mask).reshape(-1)
+    gaps = np.zeros(int(good.sum()), np.int64)
+    with Rows(scene.cube) as source:
+        step = max(1, source.chunk, LOOKED_AT_VALUES // (source.row * scene.bands))
+        for first in range(0, scene.shape[0], step):
+            last = min(first + step, scene.shape[0])
+            pixels = np.empty(((last - first) * source.row, scene.bands), scene.cube.dtype)
+            source.read(first, last, pixels)
+            missing = _missing(pixels, scene)[:, good]
+            valid = ~missing.any(axis=1) & (pixels[:, good] != 0).any(axis=1)
+            if mask is not None:
+                valid &= mask[first * source.row : last * source.row]
+            if valid.any():
+                return
+            gaps += missing.sum(axis=0)
+    total = int(np.prod(scene.shape))
+    worst = np.zeros(scene.bands, bool)
+    worst[good] = gaps > 0
+    reason = f"a value is missing in {_bands(worst)}" if worst.any() else "all are masked or zero"
+    raise ValueError(
+        f"no pixel can be unmixed: in each of the {total:,}, {reason}. Leave bands out with --bad-bands, or say what "
+        "marks missing data with --nodata"
+    )
 
 
 def _missing(pixels: np.ndarray, scene: Scene) -> np.ndarray:
