@@ -19,7 +19,7 @@ import numpy as np
 
 from unmix_jax.scenes.units import missing
 
-__all__ = ["HdfArray", "HdfFile", "check_links"]
+__all__ = ["HdfArray", "HdfFile", "check_links", "readable", "text_of"]
 
 WHOLE = 256 * 2**20  # bytes of one array that is read whole: lat/lon of a swath are 13 MB, a mask of 10⁸ pixels 100 MB
 ATTRIBUTES = 2**20  # bytes of one attribute; HDF5 itself allows 64 KiB in the usual storage
@@ -70,12 +70,12 @@ class HdfFile:
         self._h5 = h5py
         self.path = Path(path)
         self.size = os.path.getsize(self.path)
-        with _told(self.path, "it"):
+        with readable(self.path, "it"):
             if not h5py.is_hdf5(str(self.path)):
                 raise ValueError(f"{self.path} is not an HDF5 (NetCDF-4) file, or it is truncated")
             self._file = h5py.File(self.path, "r", locking="best-effort")
         try:
-            with _told(self.path, "its list of objects"):
+            with readable(self.path, "its list of objects"):
                 self._walk()
         except BaseException:
             self.close()
@@ -225,7 +225,7 @@ class HdfFile:
     def is_bare_dimension(self, name: str) -> bool:
         """Whether a dataset only stands for a dimension of netCDF-4 that has no variable."""
         h5 = self._h5
-        with _told(self.path, name):
+        with readable(self.path, name):
             found = self._dataset(name)
             if not h5.h5a.exists(found, b"NAME"):
                 return False
@@ -234,7 +234,7 @@ class HdfFile:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Declared shape of a dataset; () of a scalar and of one without data."""
-        with _told(self.path, name):
+        with readable(self.path, name):
             return tuple(int(n) for n in self._dataset(name).shape or ())
 
     def dtype(self, name: str) -> np.dtype:
@@ -243,7 +243,7 @@ class HdfFile:
         Raises:
             ValueError: a type that NumPy does not have.
         """
-        with _told(self.path, f"the type of {name}"):
+        with readable(self.path, f"the type of {name}"):
             return np.dtype(self._dataset(name).dtype)
 
     def is_text(self, name: str) -> bool:
@@ -252,10 +252,13 @@ class HdfFile:
         return dtype.kind in "SU" or self._h5.check_string_dtype(dtype) is not None
 
     def dimensions(self, name: str) -> tuple[str | None, ...]:
-        """Full names of the dimension scales of a dataset (dimensions of netCDF-4), None where an axis has none."""
+        """Full names of the dimension scales of a dataset (dimensions of netCDF-4), or else labels of its axes.
+
+        None stands where an axis has neither.
+        """
         h5 = self._h5
         found = self._dataset(name)
-        with _told(self.path, f"the dimensions of {name}"):
+        with readable(self.path, f"the dimensions of {name}"):
             rank = len(found.shape or ())
             names: list[str | None] = [None] * rank
             if h5.h5ds.is_scale(found) and rank == 1:
@@ -267,6 +270,11 @@ class HdfFile:
                 names[axis] = next((self._names_of[at] for at in scales if at in self._names_of), None)
             if h5.h5ds.is_scale(found) and None in names:  # a coordinate variable of several axes names them by numbers
                 names = self._numbered_dimensions(found, names)
+            if not any(names) and h5.h5a.exists(found, b"DIMENSION_LABELS"):
+                labels = self._attribute(h5.h5a.open(found, b"DIMENSION_LABELS"))
+                labels = [labels] if isinstance(labels, str) else labels or []
+                if len(labels) == rank:
+                    names = [label or None for label in labels]
             return tuple(names)
 
     def _numbered_dimensions(self, found: Any, names: list[str | None]) -> list[str | None]:
@@ -301,7 +309,7 @@ class HdfFile:
                 f"{self.path}: {name} declares {size:,} bytes ({'×'.join(map(str, shape))}); what is read whole may "
                 f"have {limit:,}"
             )
-        with _told(self.path, name):
+        with readable(self.path, name):
             if found.shape is None:
                 return np.empty(0, dtype)
             dataset = self._h5.Dataset(found)
@@ -328,11 +336,28 @@ class HdfFile:
                     raise ValueError(f"{self.path}: {dataset.name} holds more than {limit:,} bytes of text")
                 parts.append(part)
             stored = np.concatenate(parts) if parts else np.empty(0, object)
-        words = [_decoded(text) for text in stored]
+        words = [text_of(text) for text in stored]
         return np.array(words, dtype=str).reshape(shape) if words else np.empty(shape, "U1")
 
+    def attribute_types(self, name: str = "") -> dict[str, np.dtype]:
+        """Types of the numeric attributes of a dataset or a group, by the names of the attributes."""
+        holder = self._holder(name)
+        h5, found = self._h5, {}
+        with readable(self.path, f"the attributes of {name or 'the file'}"):
+            for i in range(h5.h5a.get_num_attrs(holder)):
+                attribute = h5.h5a.open(holder, index=i)
+                dtype = _numpy_type(attribute)
+                if dtype is not None and dtype.kind in "biuf":
+                    found[attribute.get_name().decode(errors="replace")] = dtype
+        return found
+
+    def _holder(self, name: str) -> Any:
+        """The group or dataset of this name."""
+        name = name.strip("/")
+        return self.groups[name] if name in self.groups else self._dataset(name)
+
     def attributes(self, name: str = "") -> dict[str, Any]:
-        """Attributes of a dataset or a group as text, numbers, lists of text or arrays.
+        """Attributes of a dataset or a group as text, numbers, lists of text or arrays; None where NumPy cannot say it.
 
         Attributes by which netCDF-4 and dimension scales hold themselves together are left out, and so are references.
 
@@ -342,16 +367,15 @@ class HdfFile:
         Raises:
             ValueError: damaged, or an attribute of more than a mebibyte.
         """
-        name = name.strip("/")
-        holder = self.groups[name] if name in self.groups else self._dataset(name)
+        holder = self._holder(name)
         h5, found = self._h5, {}
-        with _told(self.path, f"the attributes of {name or 'the file'}"):
+        with readable(self.path, f"the attributes of {name or 'the file'}"):
             for i in range(h5.h5a.get_num_attrs(holder)):
                 attribute = h5.h5a.open(holder, index=i)
                 key = attribute.get_name().decode(errors="replace")
                 if key in MACHINERY:
                     continue
-                with _told(self.path, f"attribute {key} of {name or 'the file'}"):
+                with readable(self.path, f"attribute {key} of {name or 'the file'}"):
                     found[key] = self._attribute(attribute)
         return found
 
@@ -360,7 +384,9 @@ class HdfFile:
         h5 = self._h5
         if attribute.get_space().get_simple_extent_type() == h5.h5s.NULL:
             return None
-        dtype, shape = np.dtype(attribute.dtype), tuple(attribute.shape)
+        dtype, shape = _numpy_type(attribute), tuple(attribute.shape)
+        if dtype is None:
+            return None
         count = math.prod(shape)
         # A text of variable length is as long as its file at most, and several may be one and the same.
         varies = dtype.hasobject
@@ -374,7 +400,7 @@ class HdfFile:
         values = np.empty(shape, dtype)
         attribute.read(values)
         if h5.check_string_dtype(dtype) is not None or dtype.kind == "S":
-            words = [_decoded(text) for text in values.ravel()]
+            words = [text_of(text) for text in values.ravel()]
             return words[0] if len(words) == 1 else words
         if values.size == 1 and dtype.kind in "biufc":
             return values.reshape(())[()].item()
@@ -401,7 +427,7 @@ class HdfFile:
         """
         found, dtype, shape = self._dataset(name), self.dtype(name), self.shape(name)
         size, words = math.prod(shape) * dtype.itemsize, "×".join(map(str, shape))
-        with _told(self.path, f"the storage of {name}"):
+        with readable(self.path, f"the storage of {name}"):
             properties = found.get_create_plist()
             plain = properties.get_layout() != self._h5.h5d.CHUNKED
             if plain and 0 < found.get_storage_size() != size:
@@ -429,7 +455,7 @@ class HdfFile:
                 import hdf5plugin  # noqa: F401
             if not h5z.filter_avail(code):
                 raise ValueError(
-                    f"{self.path}: {name} is packed by filter {code} ({_decoded(said) or 'no name'}), which the "
+                    f"{self.path}: {name} is packed by filter {code} ({text_of(said) or 'no name'}), which the "
                     "installed HDF5 cannot unpack: pip install hdf5plugin, or repack it with h5repack -f GZIP=4"
                 )
 
@@ -468,7 +494,7 @@ class HdfArray:
 
     def _chunks(self) -> tuple[int, ...] | None:
         """Shape of the chunks as it is told."""
-        with _told(self.path, f"the chunks of {self.name}"):
+        with readable(self.path, f"the chunks of {self.name}"):
             stored = self._dataset.chunks
         if stored is None or not self.order:
             return None
@@ -528,7 +554,7 @@ class HdfArray:
             select[axis] = part
         try:
             stored = np.asarray(self._dataset[tuple(select)])
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
             raise OSError(f"{self.path}: {self.name} cannot be read ({_line(error)})") from None
         kept = sorted(self.order)
         return np.ascontiguousarray(stored.transpose([kept.index(axis) for axis in self.order]))
@@ -553,7 +579,7 @@ def check_links(path: str | Path, *, limit: int | None = None) -> None:
             raise ValueError(f"{path}: the group {file.aliases[0]} is a second name of another: it is refused")
         inside = {at: list(members) for at, members in file._inside.items()}
         for name, found in file.names.items():
-            with _told(file.path, name):
+            with readable(file.path, name):
                 inside[_address(file._h5, found)] += _references(file, name, found)
         file._check_circles(inside)
         if limit is not None:
@@ -578,6 +604,14 @@ def _references(file: HdfFile, name: str, found: Any) -> list[int]:
         if target is not None:
             addresses.append(_address(h5, target))
     return addresses
+
+
+def _numpy_type(attribute: Any) -> np.dtype | None:
+    """The type of an attribute, None where NumPy has none like it."""
+    try:
+        return np.dtype(attribute.dtype)
+    except (TypeError, ValueError):
+        return None
 
 
 def _address(h5: Any, found: Any) -> int:
@@ -640,8 +674,8 @@ def _axis(part: Any, length: int) -> tuple[slice, int, Any]:
     return slice(low, high + 1), 1, part - low
 
 
-def _decoded(text: Any) -> str:
-    """Text of a file as str; bytes that are no UTF-8 are taken for Latin-1, which old products are written in."""
+def text_of(text: Any) -> str:
+    """Text of a file up to its first zero byte; bytes that are no UTF-8 are taken for Latin-1, as in old products."""
     if isinstance(text, bytes):
         text = text.split(b"\0", 1)[0]
         try:
@@ -658,11 +692,28 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
-    """Errors of h5py as one line that names the file."""
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Raw errors of a library as one line that names the file.
+
+    Args:
+        path: the file.
+        what: that is read, for the message.
+
+    Raises:
+        ValueError: something inside failed.
+    """
     try:
         yield
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+    except (
+        OSError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        MemoryError,
+    ) as error:
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: {what} cannot be read ({_line(error)}): the file is damaged") from None
