@@ -51,8 +51,9 @@ class FittedLibrary:
 def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None = None) -> SpectralLibrary:
     """The library in increasing wavenumber, with NaN for all that is missing.
 
-    Missing are NaN, exact zeros, no-data and bands that the library marks bad. Warns where no band lies among the
-    vibrations of minerals: the unit of the axis may be wrong.
+    Missing are NaN, no-data, bands that the library marks bad and spectra of zeros alone; any other exact zero is a
+    measurement, of which this warns.
+    Warns also where no band lies among the vibrations of minerals: the unit of the axis may be wrong.
 
     Args:
         library: with an axis in any unit and order.
@@ -83,7 +84,13 @@ def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None =
     if not kept.any():
         raise ValueError(f"no band lies from {low:g} to {high:g} cm⁻¹: the library covers {extent}")
     values = np.asarray(library.spectra)[:, order]
-    missing = (values == 0) | (values == NODATA)
+    missing = (values == NODATA) | (values == 0).all(axis=1, keepdims=True)
+    if zeros := int(((values == 0) & (values != 0).any(axis=1, keepdims=True))[:, kept].sum()):
+        warnings.warn(
+            f"{zeros} values are exactly 0 and are fitted as measured: give --zeros missing (zeros=\"missing\" of "
+            "read_library) if they stand for missing data",
+            stacklevel=2,
+        )
     if library.good_bands is not None:
         missing |= ~np.asarray(library.good_bands)[order]
     spectra = np.where(missing, np.asarray(np.nan, values.dtype), values)[:, kept]
@@ -226,7 +233,7 @@ def summary(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[str]]
         ("mean MSE", f"{np.mean([mineral['mse'] for mineral in minerals]):.2e}"),
         ("largest MSE", f"{worst['mse']:.2e} ({worst['name']})"),
         ("oscillators per axis", f"{np.mean(per_axis):.1f} on average"),
-        ("missing values", f"{missing} (zero, no data or a bad band): no part of the fit" if missing else "none"),
+        ("missing values", f"{missing} (no data or a bad band): no part of the fit" if missing else "none"),
         ("time", f"{record['timings_s']['fit']:.1f} s"),
     ]
     if beyond:
