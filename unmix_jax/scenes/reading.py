@@ -32,6 +32,7 @@ __all__ = [
     "require_valid",
 ]
 
+Number = float | int
 DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
 LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
 LOOKED_AT_VALUES = 4_000_000  # values that are looked at: 16 MB in float32, read in some 10 ms
@@ -70,12 +71,12 @@ class Reading:
     keys: Mapping[str, str] = field(default_factory=dict)
     unit: str | None = None
     force_unit: bool = False
-    scale: float | Literal["auto"] | None = None
-    offset: float | None = None
-    nodata: float | Literal["none"] | None = None
-    bands: str | Iterable[int] | None = None
-    range: tuple[float, float] | None = None
-    bad_bands: str | Iterable[int] | None = None
+    scale: Number | Literal["auto"] | None = None
+    offset: Number | None = None
+    nodata: Number | Literal["none"] | None = None
+    bands: str | Iterable[int | str] | None = None
+    range: tuple[Number, Number] | None = None
+    bad_bands: str | Iterable[int | str] | None = None
     quantity: str | None = None
     rows: tuple[int, int] | None = None
     columns: tuple[int, int] | None = None
@@ -154,7 +155,7 @@ class Entries:
         return Header(self._entries)
 
 
-def numbered(told: str | Iterable[int], count: int, what: str = "bands") -> np.ndarray:
+def numbered(told: str | Iterable[int | str], count: int, what: str = "bands") -> np.ndarray:
     """Numbers counted from 1, such as ``"1-50, 60"``, as True and False over all of them.
 
     Args:

@@ -9,7 +9,7 @@ from unmix_jax.scenes.readers.envi import is_envi, read_envi_library, read_envi_
 from unmix_jax.scenes.readers.geotiff import read_geotiff
 from unmix_jax.scenes.readers.netcdf import read_netcdf
 from unmix_jax.scenes.readers.tables import read_table
-from unmix_jax.scenes.reading import Reading, announced, finish, finish_library, noticing
+from unmix_jax.scenes.reading import Number, Reading, announced, finish, finish_library, noticing
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
@@ -43,12 +43,12 @@ def read_scene(
     keys: Mapping[str, str] | None = None,
     unit: str | None = None,
     force_unit: bool = False,
-    scale: float | Literal["auto"] | None = None,
-    offset: float | None = None,
-    nodata: float | Literal["none"] | None = None,
-    bands: str | Iterable[int] | None = None,
-    range: tuple[float, float] | None = None,
-    bad_bands: str | Iterable[int] | None = None,
+    scale: Number | Literal["auto"] | None = None,
+    offset: Number | None = None,
+    nodata: Number | Literal["none"] | None = None,
+    bands: str | Iterable[int | str] | None = None,
+    range: tuple[Number, Number] | None = None,
+    bad_bands: str | Iterable[int | str] | None = None,
     quantity: str | None = None,
     rows: tuple[int, int] | None = None,
     columns: tuple[int, int] | None = None,
@@ -106,12 +106,12 @@ def read_library(
     keys: Mapping[str, str] | None = None,
     unit: str | None = None,
     force_unit: bool = False,
-    scale: float | Literal["auto"] | None = None,
-    offset: float | None = None,
-    nodata: float | Literal["none"] | None = None,
-    bands: str | Iterable[int] | None = None,
-    range: tuple[float, float] | None = None,
-    bad_bands: str | Iterable[int] | None = None,
+    scale: Number | Literal["auto"] | None = None,
+    offset: Number | None = None,
+    nodata: Number | Literal["none"] | None = None,
+    bands: str | Iterable[int | str] | None = None,
+    range: tuple[Number, Number] | None = None,
+    bad_bands: str | Iterable[int | str] | None = None,
     quantity: str | None = None,
     rows: tuple[int, int] | None = None,
     interleave: str | None = None,
