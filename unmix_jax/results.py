@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from unmix_jax import __version__
+from unmix_jax.scenes.georeference import place_in_words, place_note
 from unmix_jax.scenes.library_files import KEYS, library_arrays, library_names, write_library
+from unmix_jax.scenes.ortho import check_ortho, grid_rows, take
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
-from unmix_jax.scenes.writers import MapFile, write_map
+from unmix_jax.scenes.writers import MapFile
 from unmix_jax.solvers.least_squares import remove_shade
 from unmix_jax.store import UNFINISHED, Store, claim, named, open_group, solution_of, write_json
 from unmix_jax.types import Solution
@@ -52,6 +54,8 @@ OWN_FILES = (
 )
 BLOCK_BYTES = 16 * 2**20  # of abundances, in one chunk of what is written at once
 MEDIAN_OF = 1_000_000  # gaps
+GRID_BYTES = 64 * 2**20  # of layers that are put on a grid at once; one at least
+LOCATION_BYTES = 16 * 2**20  # of longitudes and latitudes that are written at once
 ENDS = {"envi": ".hdr", "geotiff": ".tif"}
 LOOKED_AT = ("abundances", "residual", "gap", "steps", "converged", "unique")
 
@@ -110,6 +114,7 @@ def write_results(
     shade: str | None = None,
     more: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    ortho: bool = False,
 ) -> Results:
     """Write a solution to a folder: ENVI maps, an ENVI library, one Zarr group and the JSON record.
 
@@ -125,12 +130,15 @@ def write_results(
             others, divided by their sum.
         more: further entries of the record, anything that JSON can hold.
         overwrite: whether an earlier run in the folder may be replaced.
+        ortho: whether the maps are written on the grid of the scene's table (GLT); the Zarr group, and what
+            ``read_results`` returns, stay in the geometry of the swath.
 
     Returns:
         The run, as ``read_results`` would read it.
 
     Raises:
-        ValueError: the folder holds another run, or solution, scene and endmembers do not belong together.
+        ValueError: the folder holds another run, or solution, scene and endmembers do not belong together; ``ortho``
+            for a scene without a table, or with one that does not fit.
     """
     abundances = np.asarray(solution.abundances)
     if abundances.shape != (*scene.shape, len(endmembers)):
@@ -139,6 +147,8 @@ def write_results(
             f"{(*scene.shape, len(endmembers))}"
         )
     check_shade(endmembers, shade)
+    if ortho:
+        check_ortho(scene)
     folder = erase(check_folder(folder, overwrite=overwrite))
     arrays = {name: np.asarray(values) for name, values in named(solution).items()}
     lead = scene.shape
@@ -147,7 +157,7 @@ def write_results(
     keep_endmembers(store.create(), endmembers)
     for number, rows in enumerate(store.blocks):
         store.write(number, {name: values[rows] for name, values in arrays.items()})
-    finisher = Finisher(folder, store, scene, endmembers, shade=shade)
+    finisher = Finisher(folder, store, scene, endmembers, shade=shade, ortho=ortho)
     return Results(solution, endmembers, finisher.finish(config=config, timings=timings, seed=seed, more=more))
 
 
@@ -189,7 +199,7 @@ class Finisher:
 
     def __init__(
         self, folder: Path, store: Store, scene: Scene, endmembers: SpectralLibrary, *, shade: str | None = None,
-        maps: Iterable[str] = ("envi",),
+        maps: Iterable[str] = ("envi",), ortho: bool = False,
     ) -> None:  # fmt: skip
         """Begin the maps.
 
@@ -200,7 +210,10 @@ class Finisher:
             endmembers: the spectra that were mixed.
             shade: as in `write_results`.
             maps: ``envi``, ``geotiff`` or both.
+            ortho: whether they are written on the grid of the scene's table (GLT), at the end, layer by layer; what is
+                stored stays in the geometry of the swath.
         """
+        self.maps, self.ortho = tuple(maps), ortho
         self.folder, self.store, self.scene, self.endmembers = folder, store, scene, endmembers
         names = library_names(endmembers)
         self._shade = None if shade is None else names.index(shade)
@@ -214,8 +227,8 @@ class Finisher:
             layers["abundances_without_shade"] = others, "Abundances without shade, fraction"
         self._tallies: dict[int, Tally] = {}
         self._files = [
-            (name, MapFile(folder / f"{name}{ENDS[kind]}", of, scene, description=about))
-            for kind in maps
+            (name, MapFile(folder / f"{name}{ENDS[kind]}", of, scene, description=about, ortho=ortho))
+            for kind in self.maps
             for name, (of, about) in layers.items()
         ]
         self._every = -(-int(np.prod(scene.shape)) // MEDIAN_OF)
@@ -225,13 +238,39 @@ class Finisher:
         self._tallies[number] = Tally.of(
             solution_of({name: arrays[name] for name in LOOKED_AT if name in arrays}), self._every
         )
-        values = {name: arrays[name] for name in ("abundances", "residual", "gap")}
-        if self._shade is not None:
-            with jax.enable_x64(arrays["abundances"].dtype == np.float64):  # whatever thread this is
-                rest = remove_shade(solution_of(dict(arrays)), self._shade)
-                values["abundances_without_shade"] = np.asarray(rest.abundances)
+        if self.ortho:  # a row of the grid shows pixels of many rows of the swath: maps come when all are there
+            return
+        values: dict[str, np.ndarray] = {}
         for name, file in self._files:
+            if name not in values:
+                values[name] = self._layers(name, arrays)
             file.write(self.store.blocks[number].start, values[name])
+
+    def _layers(self, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The values of a map in a block."""
+        if name != "abundances_without_shade":
+            return arrays[name]
+        assert self._shade is not None
+        with jax.enable_x64(arrays["abundances"].dtype == np.float64):  # whatever thread this is
+            return np.asarray(remove_shade(solution_of(dict(arrays)), self._shade).abundances)
+
+    def _write_on_grid(self) -> None:
+        """The maps on the grid: a few layers of the swath are in memory at once."""
+        dtype = self.store.shapes["abundances"][1]
+        pixels = int(np.prod(self.scene.shape))
+        for name in dict.fromkeys(name for name, _ in self._files):
+            files = [file for of, file in self._files if of == name]
+            count = len(files[0].names)
+            together = max(1, GRID_BYTES // (pixels * dtype.itemsize))
+            for first in range(0, count, together):
+                swath = np.empty((*self.scene.shape, min(together, count - first)), dtype)
+                for number, rows in enumerate(self.store.blocks):
+                    values = self._layers(name, self.store.read(number, LOOKED_AT))
+                    swath[rows] = values.reshape(*values.shape[:2], count)[..., first : first + together]
+                flat = swath.reshape(pixels, -1)
+                for row, index in grid_rows(self.scene):
+                    for file in files:
+                        file.write(row, take(flat, index, np.nan), layer=first)
 
     def close(self) -> None:
         """Write nothing more to the maps."""
@@ -246,14 +285,23 @@ class Finisher:
         for number in range(len(self.store.blocks)):
             if number not in self._tallies:
                 self.add(number, self.store.read(number, LOOKED_AT))
+        if self.ortho:
+            self._write_on_grid()
         self.close()
         for _, file in self._files:
             file.check()
         _write_location(self.folder, self.scene)
         write_library(self.folder / "endmembers.sli", self.endmembers)
         found = summarise([self._tallies[number] for number in sorted(self._tallies)], self.scene, self.endmembers)
+        note = place_note(self.scene, self.maps, ortho=self.ortho)
+        if note is not None:
+            found["notes"] = list(dict.fromkeys((*found["notes"], note)))
+        geometry = (
+            "on the grid of the table (GLT); results.zarr is in that of the swath" if self.ortho else "the scene's"
+        )
         record = {
             **found,
+            "place": {"scene": place_in_words(self.scene), "maps": geometry, "ortho": self.ortho, "note": note},
             "config": dict(config or {}),
             "seed": seed,
             "timings_s": dict(timings or {}),
@@ -380,16 +428,16 @@ def environment() -> dict[str, Any]:
 
 def _write_location(folder: Path, scene: Scene) -> None:
     """Longitude and latitude of every pixel (ENVI's input geometry), where the scene has them."""
-    held = scene.header.get("location", {})
-    if not {"lat", "lon"} <= set(held):
+    held = scene.header.get("location")
+    if not isinstance(held, Mapping) or not {"lat", "lon"} <= set(held) or len(scene.shape) != 2:
         return
-    degrees = np.stack([np.asarray(held[name], np.float64) for name in ("lon", "lat")], axis=-1)
+    rows, columns = scene.shape
+    if any(np.ndim(held[name]) != 2 or np.any(np.less(np.shape(held[name]), scene.shape)) for name in ("lon", "lat")):
+        return  # of another image
     names = ("longitude", "latitude")
-    write_map(
-        folder / "location.hdr",
-        degrees,
-        names,
-        scene,
-        description="Input geometry, degrees",
-        dtype=np.float64,
-    )
+    step = max(1, LOCATION_BYTES // (columns * 2 * 8))
+    path = folder / "location.hdr"
+    with MapFile(path, names, scene, description="Input geometry, degrees", dtype=np.float64) as file:
+        for row in range(0, rows, step):
+            part = (np.asarray(held[name][row : min(row + step, rows)], np.float64) for name in ("lon", "lat"))
+            file.write(row, np.stack([degrees[:, :columns] for degrees in part], axis=-1))

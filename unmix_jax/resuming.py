@@ -58,7 +58,7 @@ class Folder:
 
 def identity(
     scene: Scene, unmixer: Any, endmembers: SpectralLibrary, good_bands: Any, key: Any, plan: Plan,
-    maps: tuple[str, ...], shade: str | None, config: Mapping[str, Any] | None,
+    maps: tuple[str, ...], shade: str | None, config: Mapping[str, Any] | None, ortho: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """What a run is of: it goes on only with the same."""
     arrays, static = eqx.partition(unmixer, eqx.is_array)
@@ -73,6 +73,7 @@ def identity(
         "random key": None if key is None else _digest(_words(key)),
         **{of: getattr(plan, name) for name, of in SIZES.items()},
         "maps": list(maps),
+        "maps on a grid (ortho)": ortho,
         "shade": shade,
         "double precision": bool(jax.config.read("jax_enable_x64")),
         "device": jax.devices()[0].device_kind,

@@ -5,6 +5,7 @@ there, and moved in place at the end. See `resuming` for when it does, `store` f
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,6 +20,7 @@ from unmix_jax.pipeline import Pipeline, explained
 from unmix_jax.planning import Plan, plan_run
 from unmix_jax.results import ARRAYS, RECORD, UNFINISHED, Finisher, check_shade, keep_endmembers
 from unmix_jax.resuming import RUN, SIZES, Folder, differences, identity, kept_run, put_in_place, same, taken
+from unmix_jax.scenes.ortho import check_ortho, ortho_shape
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import missing
 from unmix_jax.store import Journal, Store, named, settle, sync, write_json
@@ -40,6 +42,7 @@ def unmix_file(
     memory: float | None = None,
     devices: Sequence[Any] | None = None,
     maps: Sequence[str] = ("envi",),
+    ortho: bool = False,
     shade: str | None = None,
     config: Mapping[str, Any] | None = None,
     seed: int | None = None,
@@ -67,6 +70,8 @@ def unmix_file(
         memory: bytes that the run may take; None: four fifths of what is free.
         devices: as in `unmix`.
         maps: images to write, ``envi``, ``geotiff`` or both, beside the Zarr group.
+        ortho: write these images on the grid of the scene's table (GLT), as `write_results` does; the Zarr group stays
+            in the geometry of the swath.
         shade: as in `write_results`.
         config: options, for the record; a run goes on only with the same.
         seed: as in `write_results`.
@@ -82,13 +87,15 @@ def unmix_file(
         The record of the run.
 
     Raises:
-        ValueError: the folder holds another run, finished or not, or is in use; a tile that does not fit.
+        ValueError: the folder holds another run, finished or not, or is in use; a tile that does not fit; ``ortho`` for
+            a scene without a table, or with one that does not fit.
         OSError: the scene cannot be read, or the results cannot be written; what was done is kept.
     """
     out, first = Path(out), sharding.is_first()
     begun = time.perf_counter()
     good_bands = scene.good_bands if good_bands is None else good_bands
-    _check(scene, endmembers, good_bands, shade, maps)
+    _check(scene, endmembers, good_bands, shade, maps, ortho)
+    images = len(maps) * (-(-math.prod(ortho_shape(scene)) // math.prod(scene.shape)) if ortho else 1)
     with _told(out / UNFINISHED):
         if not first:
             sharding.meet("begun")  # the first process says what the run is of, and how large its blocks are
@@ -100,7 +107,7 @@ def unmix_file(
             given = sizes if tile is None else sizes | {"tile": tile}
             options = {"memory": memory, "devices": devices, "key": key, "good_bands": good_bands}
             try:
-                plan, tiles = plan_run(scene, unmixer, maps=len(maps), **given, **options)
+                plan, tiles = plan_run(scene, unmixer, maps=images, **given, **options)
             except ValueError as error:
                 if tile is None and sizes:
                     raise ValueError(
@@ -117,7 +124,7 @@ def unmix_file(
                 return (
                     plan,
                     tiles,
-                    identity(scene, unmixer, endmembers, good_bands, key, plan, tuple(maps), shade, config),
+                    identity(scene, unmixer, endmembers, good_bands, key, plan, tuple(maps), shade, config, ortho),
                 )
 
         kept = kept_run(out)
@@ -147,7 +154,9 @@ def unmix_file(
                 sharding.meet("begun")
             journal = Journal(folder.path, store, sharding.number())
             before = len(journal.done)
-            finisher = Finisher(folder.path, store, scene, endmembers, shade=shade, maps=maps) if first else None
+            finisher = None
+            if first:
+                finisher = Finisher(folder.path, store, scene, endmembers, shade=shade, maps=maps, ortho=ortho)
             try:
                 stream = Pipeline(
                     scene, tiles, plan, journal, out, keyed=key is not None, progress=progress,
@@ -176,7 +185,9 @@ def unmix_file(
             return record or json.loads((out / RECORD).read_text(encoding="utf-8"))
 
 
-def _check(scene: Scene, endmembers: SpectralLibrary, good_bands: Any, shade: str | None, maps: Sequence[str]) -> None:
+def _check(
+    scene: Scene, endmembers: SpectralLibrary, good_bands: Any, shade: str | None, maps: Sequence[str], ortho: bool
+) -> None:
     """Refuse what cannot be finished before anything is begun."""
     check_shade(endmembers, shade)
     if good_bands is not None and np.shape(good_bands) != (scene.bands,):
@@ -185,6 +196,8 @@ def _check(scene: Scene, endmembers: SpectralLibrary, good_bands: Any, shade: st
         raise ValueError(f"maps are envi or geotiff, got {', '.join(sorted(unknown))}")
     if "geotiff" in maps and find_spec("rasterio") is None:
         raise missing("geo", "rasterio", "a GeoTIFF")
+    if ortho:
+        check_ortho(scene)
 
 
 @contextmanager

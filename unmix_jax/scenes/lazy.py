@@ -1,5 +1,6 @@
 """Cubes that stay in their file: read by slices, as floating point numbers of the machine."""
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
@@ -53,7 +54,7 @@ class LazyCube:
         """One number, or one per band."""
         numbers = np.asarray(value, np.float64)
         if numbers.ndim and (numbers == numbers.flat[0]).all():
-            numbers = numbers.reshape(-1)[0]
+            numbers = numbers[:1].reshape(())
         if numbers.ndim and numbers.shape != self.shape[-1:]:
             raise ValueError(f"{name} lists {numbers.size} values for {self.shape[-1]} bands")
         return numbers
@@ -149,11 +150,18 @@ class LazyCube:
 
 
 class RasterBands:
-    """The bands of an open raster file as [row, column, band]; only the rows asked for are read."""
+    """Bands of an open raster file as [row, column, band]; only the rows asked for are read."""
 
-    def __init__(self, raster: Any) -> None:
+    def __init__(self, raster: Any, indexes: Sequence[int] | None = None) -> None:
+        """Wrap an open file.
+
+        Args:
+            raster: of rasterio.
+            indexes: numbers of the bands, counted from 1; None: all.
+        """
         self._raster, self._lock = raster, Lock()  # the driver reads from several threads, GDAL from one
-        self.shape = raster.height, raster.width, raster.count
+        self._indexes = list(raster.indexes if indexes is None else indexes)
+        self.shape = raster.height, raster.width, len(self._indexes)
         self.path = raster.name
         self.dtype = np.dtype(raster.dtypes[0])
 
@@ -176,5 +184,10 @@ class RasterBands:
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
         """Rows from `start` to before `stop`, [row, column, band]."""
-        with self._lock:
-            return np.moveaxis(self._raster.read(window=((start, stop), (0, self.shape[1]))), 0, -1)
+        window = ((start, stop), (0, self.shape[1]))
+        try:
+            with self._lock:
+                return np.moveaxis(self._raster.read(self._indexes, window=window), 0, -1)
+        except OSError as error:
+            why = f" ({error.__cause__})" if error.__cause__ is not None else ""
+            raise OSError(f"{self.path}: rows {start} to {stop} cannot be read, the file is damaged{why}") from None

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from unmix_jax import __version__
+from unmix_jax.scenes.georeference import envi_entries, geotiff_profile, place_of
+from unmix_jax.scenes.ortho import ortho_place, ortho_shape, orthorectify
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.scenes.units import missing
 
 __all__ = ["MapFile", "write_map"]
 
 NODATA = -9999.0
-GEOREFERENCE = ("map info", "coordinate system string", "projection info", "geo points", "x start", "y start")
 
 
 class MapFile:
@@ -25,11 +26,13 @@ class MapFile:
 
     It is ENVI (band sequential, a header ``.hdr`` with the data as ``.img``) or GeoTIFF (``.tif``), -9999 where values
     are not finite; a list of pixels is one line. Layers whose names hold commas, braces or line ends get ``-`` there.
+    With ``ortho`` it is an image over the grid of the scene's table (GLT), and lies where that grid lies.
     """
 
     def __init__(
-        self, path: str | Path, names: tuple[str, ...], scene: Scene, *, description: str, dtype: Any = np.float32
-    ) -> None:
+        self, path: str | Path, names: tuple[str, ...], scene: Scene, *, description: str, dtype: Any = np.float32,
+        ortho: bool = False,
+    ) -> None:  # fmt: skip
         """Begin a file.
 
         Args:
@@ -38,13 +41,17 @@ class MapFile:
             scene: the scene; an image passes its georeferencing on.
             description: what the values are.
             dtype: floating type in the file.
+            ortho: whether rows that are written are those of the grid of the scene's table (GLT).
 
         Raises:
             ImportError: a GeoTIFF without rasterio.
+            ValueError: ``ortho``, and the scene has no table.
         """
         self.path, self.names, self.dtype = Path(path), tuple(_plain(name) for name in names), np.dtype(dtype)
-        rows, columns = scene.shape if len(scene.shape) == 2 else (1, math.prod(scene.shape))
-        self._row = scene.shape[-1] if len(scene.shape) == 2 else 1  # pixels of a step of the first axis
+        image = ortho_shape(scene) if ortho else scene.shape
+        self.ortho = ortho
+        rows, columns = image if len(image) == 2 else (1, math.prod(image))
+        self._row = columns if len(image) == 2 else 1  # pixels of a step of the first axis
         self.shape = rows, columns, len(names)
         about = f"{description}; {_plain(scene.name)}; unmix_jax {__version__}"
         self._raster = self._file = None
@@ -69,30 +76,43 @@ class MapFile:
                 file.close()
 
     def check(self) -> None:
-        """Look whether all of a file that is closed has reached the disk; GDAL says nothing where it has not.
+        """Look whether all of a file that is closed has reached the disk, and whether its header says what it is.
+
+        GDAL says nothing where bytes are missing.
 
         Raises:
-            OSError: it has not.
+            OSError: bytes are missing, or the header reads as that of another image.
         """
         file = self.path if self._raster is not None else self.path.with_suffix(".img")
         promised = math.prod(self.shape) * self.dtype.itemsize
         if file.stat().st_size < promised:
             raise OSError(errno.ENOSPC, f"{file.name} has less than the {promised} bytes of its values")
+        if self._raster is None:
+            _check_header(self)
 
-    def write(self, start: int, values: Float[Any, "*pixel layer"]) -> None:
-        """Layers of some rows of the scene, or of some pixels of a list, from ``start`` on."""
-        flat = np.asarray(values).reshape(-1, len(self.names))
+    def write(self, start: int, values: Float[Any, "*pixel layer"], *, layer: int = 0) -> None:
+        """Layers of some rows of the scene (or of its grid), or of some pixels of a list, from ``start`` on.
+
+        Args:
+            start: first row, or first pixel of a list.
+            values: over whole rows, or pixels.
+            layer: number of the first layer of these values, where they are not all of them.
+        """
+        values = np.asarray(values)
+        layers = 1 if values.ndim == 1 or len(self.names) == 1 else values.shape[-1]
+        flat = values.reshape(-1, layers)
         clean = np.where(np.isfinite(flat), flat, NODATA).astype(self.dtype).T
         first = start * self._row
         if self._raster is not None:
             row, column = divmod(first, self.shape[1])
             count = max(1, clean.shape[1] // self.shape[1])
             window = ((row, row + count), (column, column + clean.shape[1] // count))
-            self._raster.write(clean.reshape(len(clean), count, -1), window=window)
+            numbers = [layer + i + 1 for i in range(layers)]
+            self._raster.write(clean.reshape(len(clean), count, -1), indexes=numbers, window=window)
             return
         assert self._file is not None
-        for layer, line in enumerate(clean):
-            self._file.seek((layer * self.shape[0] * self.shape[1] + first) * self.dtype.itemsize)
+        for number, line in enumerate(clean, layer):
+            self._file.seek((number * self.shape[0] * self.shape[1] + first) * self.dtype.itemsize)
             view = np.ascontiguousarray(line).data.cast("B")
             while view:
                 view = view[self._file.write(view) :]
@@ -106,6 +126,7 @@ def write_map(
     *,
     description: str,
     dtype: Any = np.float32,
+    ortho: bool = False,
 ) -> Path:
     """Write one image over the pixels of a scene, see `MapFile`.
 
@@ -116,28 +137,14 @@ def write_map(
         scene: the scene; an image passes its georeferencing on.
         description: what the values are.
         dtype: floating type in the file.
+        ortho: write the values on the grid of the scene's table (GLT), see `unmix_jax.scenes.ortho.orthorectify`.
 
     Returns:
         The header or the GeoTIFF that was written.
     """
-    with MapFile(path, names, scene, description=description, dtype=dtype) as file:
-        file.write(0, values)
+    with MapFile(path, names, scene, description=description, dtype=dtype, ortho=ortho) as file:
+        file.write(0, orthorectify(values, scene) if ortho else values)
     return file.path
-
-
-def _georeference(scene: Scene) -> dict[str, str]:
-    """The header entries that place an image on Earth, as ENVI writes them; only for images."""
-    if len(scene.shape) != 2:
-        return {}
-    held = {str(key).lower(): value for key, value in scene.header.items()}
-    found = {}
-    for key in GEOREFERENCE:
-        if key in held:
-            value = held[key]
-            text = value if isinstance(value, str) else ",".join(str(part) for part in np.atleast_1d(value))
-            text = text.strip().removeprefix("{").removesuffix("}").strip()
-            found[key] = text if key in ("x start", "y start") else f"{{{text}}}"
-    return found
 
 
 def _write_header(file: MapFile, scene: Scene, about: str) -> None:
@@ -157,9 +164,24 @@ def _write_header(file: MapFile, scene: Scene, about: str) -> None:
         "byte order": int(sys.byteorder == "big"),
         "band names": list(file.names),
         "data ignore value": f"{NODATA:g}",
-        **_georeference(scene),
+        **(envi_entries(ortho_place(scene), (lines, samples)) if file.ortho else envi_entries(scene, scene.shape))[0],
     }
     envi.write_envi_header(str(file.path), header)
+
+
+def _check_header(file: MapFile) -> None:
+    """Read a header back: names and places out of files stand in it, and the sizes must be those that were written."""
+    from spectral.io import envi
+
+    lines, samples, bands = file.shape
+    wanted = {"lines": lines, "samples": samples, "bands": bands, "header offset": 0, "interleave": "bsq"}
+    try:
+        found = envi.read_envi_header(str(file.path))
+    except (envi.EnviException, UnicodeDecodeError) as error:
+        raise OSError(f"{file.path.name} cannot be read back: {error}") from None
+    for name, value in wanted.items():
+        if str(found.get(name)) != str(value):
+            raise OSError(f"{file.path.name} cannot be read back: {name} is {found.get(name)!r} and not {value!r}")
 
 
 def _new_geotiff(file: MapFile, scene: Scene, about: str) -> Any:
@@ -173,40 +195,14 @@ def _new_geotiff(file: MapFile, scene: Scene, about: str) -> Any:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         raster = rasterio.open(
             file.path, "w", driver="GTiff", width=columns, height=rows, count=count, dtype=file.dtype.name,
-            nodata=NODATA, interleave="band", BIGTIFF="IF_SAFER", **_place(scene),
+            nodata=NODATA, interleave="band", BIGTIFF="IF_SAFER",
+            **geotiff_profile(ortho_place(scene) if file.ortho else place_of(scene)),
         )  # fmt: skip
     raster.descriptions = file.names
     raster.update_tags(TIFFTAG_IMAGEDESCRIPTION=about)
     return raster
 
 
-def _place(scene: Scene) -> dict[str, Any]:
-    """Coordinate system and transform of an image, out of a GeoTIFF's or an ENVI header."""
-    from rasterio import Affine
-    from rasterio.errors import CRSError
-
-    if len(scene.shape) != 2:
-        return {}
-    held = {str(key).lower(): value for key, value in scene.header.items()}
-    if {"crs", "transform"} <= set(held):
-        return {"crs": held["crs"], "transform": Affine(*held["transform"])}
-    system, info = held.get("coordinate system string"), held.get("map info")
-    if system is None or not isinstance(info, (list, tuple)) or len(info) < 7:
-        return {}
-    text = system if isinstance(system, str) else ",".join(str(part) for part in system)
-    try:
-        column, row, east, north, width, height = (float(value) for value in info[1:7])
-        turned = next((float(str(part).partition("=")[2]) for part in info if "rotation" in str(part).lower()), 0.0)
-        from rasterio.crs import CRS
-
-        crs = CRS.from_wkt(text.strip().strip("{}"))
-    except (ValueError, CRSError):
-        return {}
-    across, down = math.cos(math.radians(turned)), math.sin(math.radians(turned))  # as GDAL understands the header
-    place = across * width, down * width, east + width * (1 - column), down * height, -across * height
-    return {"crs": crs, "transform": Affine(*place, north + height * (row - 1))}
-
-
 def _plain(name: str) -> str:
     """A name that an ENVI list can hold."""
-    return "".join("-" if c in ",{}\n\r=" else c for c in name).strip() or "-"
+    return "".join("-" if c in ",{}=" or not c.isprintable() else c for c in name).strip() or "-"
