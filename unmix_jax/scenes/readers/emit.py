@@ -134,7 +134,5 @@ def _check_granule(path: Path, header: Mapping[str, Any], scene: Scene) -> None:
 def _check_size(path: Path, shape: Sequence[int], scene: Scene) -> None:
     """Refuse a file of another size than the scene's."""
     if tuple(shape) != tuple(scene.shape):
-        raise ValueError(
-            f"{path} has {' × '.join(map(str, shape))} pixels, the scene {' × '.join(map(str, scene.shape))}: both must "
-            "be whole granules, not orthorectified"
-        )
+        own, other = (" × ".join(map(str, of)) for of in (shape, scene.shape))
+        raise ValueError(f"{path} has {own} pixels, the scene {other}: both must be whole granules, not orthorectified")
