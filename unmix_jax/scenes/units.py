@@ -160,10 +160,21 @@ def existing(path: str | Path) -> Path:
 
 @contextmanager
 def in_file(path: Path) -> Iterator[None]:
-    """Put the name of the file before every error about its content."""
+    """Every error about the content of a file as one line with the file's name: a `ValueError`, or an `OSError`."""
     try:
         yield
-    except ValueError as error:
-        if str(path.with_suffix("")) in str(error):
+    except ImportError:
+        raise
+    except MemoryError as error:
+        raise ValueError(f"{path}: reading it takes more memory than there is") from error
+    except OSError as error:
+        if str(path) in str(error) or str(path.with_suffix("")) in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise OSError(error.errno, f"{path}: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if str(path.with_suffix("")) in str(error) and "\n" not in str(error):
+            raise
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # libraries have errors of their own for damaged files: KeyError, zlib.error
+        what = " ".join(str(error).split()) or "no reason given"
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {what})") from error

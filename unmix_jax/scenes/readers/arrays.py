@@ -12,12 +12,14 @@ matrix (band, pixel), made there by ``reshape``, runs down the columns of the im
 it comes from `.npz`). ``maxValue`` of such files divides the values.
 """
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unmix_jax.scenes.checked import NpzArrays, check_zarr, mat_variables
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
@@ -104,8 +106,10 @@ class Arrays:
 
     def account(self) -> Account:
         """Arrays and attributes that were used, and those that were not."""
-        held = {f"{name}@{key}" for name, of in self.stored.items() for key in getattr(of, "attrs", {})}
-        return Account(tuple(sorted(self.used)), (), tuple(sorted((set(self.stored) | held) - self.used)))
+        held = set(self.stored)
+        if self.in_place:
+            held |= {f"{name}@{key}" for name, of in self.stored.items() for key in getattr(of, "attrs", {})}
+        return Account(tuple(sorted(self.used)), (), tuple(sorted(held - self.used)))
 
     def first(self, *names: str) -> tuple[str, Any] | None:
         """The first of several arrays that is there; those mapped by the user come before the rest."""
@@ -276,35 +280,46 @@ def read_npy(path: Path, told: Reading) -> Scene:
 
 def _load(path: Path) -> Any:
     """A `.npz` file, its arrays not yet read."""
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable .npz file ({error})") from None
-    if isinstance(stored, np.ndarray):
-        raise ValueError(f"{path} holds one array without a name; give it the suffix .npy")
-    return stored
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise ValueError(f"{path} holds one array without a name; give it the suffix .npy")
+    return NpzArrays(path)
 
 
 def _load_mat(path: Path) -> dict[str, Any]:
     """The variables of a MATLAB file of any version."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    with path.open("rb") as file:
+        hdf5 = _is_hdf5(file.read(2052))
+    if hdf5:
+        from unmix_jax.scenes.readers.hdf import check_links
 
-    try:
-        stored = loadmat(path)
-    except NotImplementedError:  # how SciPy says v7.3
         try:
             from pymatreader import read_mat
         except ImportError:
             raise missing("io", "pymatreader", f"{path}: a MATLAB v7.3 file") from None
-        stored = read_mat(path)
-    except (MatReadError, ValueError, OSError, TypeError) as error:
-        raise ValueError(f"{path} is not a readable MATLAB file ({error})") from None
+        check_links(path)
+        try:
+            stored = read_mat(path)
+        except (KeyError, TypeError, RuntimeError, OSError, AttributeError, IndexError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable MATLAB file ({' '.join(str(error).split())})") from None
+    else:
+        from scipy.io import loadmat
+
+        names = mat_variables(path)
+        try:
+            stored = loadmat(path, variable_names=names)
+        except (KeyError, TypeError, OSError, ValueError, NotImplementedError, zlib.error) as error:
+            raise ValueError(f"{path} is not a readable MATLAB file ({' '.join(str(error).split())})") from None
     found: dict[str, Any] = {}
     for name, value in stored.items():
         if not name.startswith("__"):
             found |= _flattened(name, value, STRUCT_DEPTH)
     return found
+
+
+def _is_hdf5(beginning: bytes) -> bool:
+    """Whether a file is a v7.3 file: HDF5, behind a block of text of 512 bytes or none."""
+    return any(beginning[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in (0, 512, 1024, 2048 - 8))
 
 
 def _flattened(name: str, value: Any, depth: int) -> dict[str, Any]:
@@ -326,6 +341,7 @@ def _load_zarr(path: Path) -> dict[str, Any]:
     """The arrays of a Zarr group, not yet read, and lists of names among its attributes."""
     import zarr
 
+    check_zarr(path)
     try:
         group = zarr.open_group(str(path), mode="r")
         words = {key: np.asarray(group.attrs[key], str) for key in ("names", "classes") if key in group.attrs}
