@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unmix_jax.scenes.checked import check_zarr
 from unmix_jax.types import Solution
 
 __all__ = [
@@ -127,6 +128,7 @@ def open_group(path: Path) -> Any:
     """
     import zarr
 
+    check_zarr(path)
     try:
         return zarr.open_group(str(path), mode="r")
     except (ValueError, KeyError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from unmix_jax.endmembers.subspace import Counts, count_endmembers
 from unmix_jax.report import write_run_report
 from unmix_jax.results import check_folder, read_results, write_results
 from unmix_jax.resuming import check_run
+from unmix_jax.scenes.georeference import place_note
 from unmix_jax.scenes.library import match
 from unmix_jax.scenes.opening import open_library, open_scene
 from unmix_jax.scenes.reading import require_valid
@@ -110,6 +112,9 @@ def _stream(
     bytes_ = float(np.prod(scene.shape)) * scene.bands * np.dtype(scene.cube.dtype).itemsize
     every = max(1, int(np.ceil((bytes_ / SHOWN_BYTES) ** (1 / len(scene.shape)))))
 
+    if sharding.is_first() and (note := place_note(scene, options["maps"], ortho=options["ortho"])) is not None:
+        warnings.warn(note, stacklevel=2)
+
     def report(folder: Path, record: Mapping[str, Any]) -> None:
         write_run_report(
             folder / "report.html", read_results(folder, every=every), thinned(scene, every),
@@ -120,7 +125,8 @@ def _stream(
         return unmix_file(
             scene, unmixer, options["out"], endmembers=library, good_bands=library.good_bands, tile=options["tile"],
             memory=None if options["memory"] is None else options["memory"] * 2**30, maps=options["maps"],
-            shade=options["shade"], config=options, seed=options["seed"], timings=_timings(stages), more=more,
+            shade=options["shade"], ortho=options["ortho"], config=options, seed=options["seed"],
+            timings=_timings(stages), more=more,
             finishing=report, overwrite=options["overwrite"], planning=lambda plan: say(f"{plan}\n"), progress=progress,
         )  # fmt: skip
 
@@ -220,6 +226,7 @@ def _unmix_blind(
         timings=_timings(stages),
         seed=options["seed"],
         more={"runs": runs},
+        ortho=options["ortho"],
         overwrite=options["overwrite"],
     )
     tried: dict[str, Any] = {} if refined is None else {"thresholds": refined.thresholds, "angles_rad": refined.angles}

@@ -104,7 +104,7 @@ def _npy_header(stream: Any, what: str) -> tuple[np.dtype, int]:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read[min(version, (2, 0))](stream)
-    except Exception as error:  # NumPy parses the header as Python, which fails in many ways (TokenError, RecursionError)
+    except Exception as error:  # NumPy parses the header as Python does, which fails in many ways
         raise ValueError(f"{what} is not a readable array ({' '.join(str(error).split())})") from None
     if dtype.hasobject:
         raise ValueError(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from unmix_jax.scenes.georeference import place_in_words
 from unmix_jax.scenes.lazy import NODATA
 from unmix_jax.scenes.reading import REFLECTANCE_UP_TO, looked_at
 from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Scene, SpectralAxis, SpectralLibrary
@@ -55,7 +56,7 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
         rows.append(("reference abundances", _names(scene.abundance_names, scene.abundances.shape[-1])))
     if scene.labels is not None:
         rows.append(("labels", _names(scene.label_names, int(np.max(scene.labels)) + 1)))
-    return [*rows, ("georeferencing", _georeferencing(scene)), *_metadata(scene.account, scene.notes)]
+    return [*rows, ("georeferencing", place_in_words(scene)), *_metadata(scene.account, scene.notes)]
 
 
 def _library(library: SpectralLibrary) -> list[tuple[str, str]]:
@@ -146,11 +147,3 @@ def _names(names: tuple[str, ...], count: int) -> str:
         return f"{count}, not named"
     return f"{count}: " + ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
-
-def _georeferencing(scene: Scene) -> str:
-    """Whether the file says where on Earth it is."""
-    held = {str(key).lower(): value for key, value in scene.header.items()}
-    info = held.get("map info")
-    if info is None:
-        return "longitude and latitude per pixel" if "location" in held else "none"
-    return info if isinstance(info, str) else ", ".join(map(str, info))
