@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unmix_jax.plots.style import INK, PALETTE, TEXT, broken, figure_of, short, tidy
+from unmix_jax.plots.style import INK, PALETTE, TEXT, broken, distinct, figure_of, heading, tidy
 from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import SpectralLibrary
 
@@ -39,12 +39,16 @@ def endmember_runs(
     out = np.zeros(len(spectra), bool) if collapsed is None else np.asarray(collapsed)
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    height = 0.55 + 2.1 * rows
-    figure = figure_of(2.75 * columns + 0.3, height)
-    for i, name in enumerate(names):
+    keyed, titled = 0.28, 0.22 if title else 0.0  # inches: what the lines mean, and the heading above
+    height = keyed + titled + 2.1 * rows + 0.08
+    figure = figure_of(max(2.75 * columns + 0.3, 4.4), height)
+    headings = distinct(names, 2.2, TEXT + 0.5)
+    for i in range(len(names)):
         row, column = divmod(i, columns)
-        place = ((0.45 + 2.75 * column) / figure.get_figwidth(), 1 - (0.5 + 2.1 * row + 1.55) / height)
-        axis = figure.add_axes((*place, 2.2 / figure.get_figwidth(), 1.4 / height))
+        left, bottom = 0.5 + 2.75 * column, height - (keyed + titled + 2.1 * row + 1.68)
+        axis = figure.add_axes(
+            (left / figure.get_figwidth(), bottom / height, 2.2 / figure.get_figwidth(), 1.4 / height)
+        )
         curves: list[Any] = [
             (one[i], PALETTE[0], 0.7, ":" if gone else "-", 0.45) for one, gone in zip(spectra, out, strict=True)
         ]
@@ -58,17 +62,18 @@ def endmember_runs(
                 axis.plot(*shown, color=colour, lw=width, ls=dash, alpha=alpha)
         last = i + columns >= len(names)
         label = ("band" if library.axis is None else library.axis.label) if last else ""
-        tidy(axis, label, "of its peak" if column == 0 else "", short(name))
+        tidy(axis, label, "share of its peak" if column == 0 else "", headings[i])
         axis.set_ylim(0, 1.08)
     keys: list[tuple[str, str, Any]] = [("runs", PALETTE[0], "-"), ("taken", PALETTE[1], "-")]
     keys += [("collapsed", PALETTE[0], ":")] if out.any() else []
     keys += [("reference", INK, (0, (4, 2)))] if reference is not None else []
     handles = [axis.plot([], [], color=colour, ls=dash)[0] for _, colour, dash in keys]
     figure.legend(
-        handles, [name for name, *_ in keys], loc="upper right", ncols=len(keys), frameon=False, fontsize=TEXT,
-        borderaxespad=0.2,
+        handles, [name for name, *_ in keys], loc="upper left", ncols=len(keys), frameon=False, fontsize=TEXT,
+        borderaxespad=0, bbox_to_anchor=(0.1 / figure.get_figwidth(), 1 - (titled + 0.02) / height),
     )  # fmt: skip
-    figure.text(0.1 / figure.get_figwidth(), 1 - 0.08 / height, title, va="top", fontsize=TEXT + 2, color=INK)
+    if title:
+        heading(figure, title)
     return figure
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unmix_jax.physics.dispersion import Dispersion
-from unmix_jax.plots.style import INK, PALETTE, TEXT, broken, figure_of, short, tidy
+from unmix_jax.plots.style import INK, PALETTE, TEXT, broken, distinct, figure_of, fitted, tidy, words
 from unmix_jax.scenes.scene import SpectralAxis
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["fitted_mineral", "fitted_minerals"]
 
 MEASURED: dict[str, Any] = {"color": INK, "lw": 2.4, "alpha": 0.45}
 MODELLED: dict[str, Any] = {"color": PALETTE[1], "lw": 1.1}
-AXES = (PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4])  # of the crystal
+AXES = tuple(PALETTE[i] for i in (0, 2, 3, 4, 1, 5, 6, 7))  # of the crystal: three at most in nature
 DECADES = 1e-4  # of the strongest oscillator: weaker ones stand at the foot of the panel
 
 
@@ -56,7 +56,7 @@ def fitted_mineral(
     upper.plot(*broken(spectral, values, None), label="measured", **MEASURED)
     upper.plot(*broken(spectral, model, None), label="modelled", **MODELLED)
     upper.set_ylim(_span(values, model))
-    tidy(upper, "", quantity, title.replace("$", r"\$"))
+    tidy(upper, "", quantity, title)
     upper.legend(loc="best", frameon=False, fontsize=TEXT, handlelength=1.6)
     residual = values - model
     middle.plot(*broken(spectral, residual, None), color=PALETTE[0], lw=0.9)
@@ -107,7 +107,8 @@ def fitted_minerals(
     total_w, total_h = left + columns * panel, foot + head + rows * height
     figure = figure_of(max(total_w, 3.6), total_h)
     total_w = figure.get_figwidth()
-    for i, (row, model, title) in enumerate(zip(values, models, titles, strict=True)):
+    shown = distinct(titles, panel - 0.15, TEXT - 1)
+    for i, (row, model) in enumerate(zip(values, models, strict=True)):
         x, y = left + (i % columns) * panel, total_h - head - (i // columns + 1) * height + 0.3
         axis = figure.add_axes((x / total_w, y / total_h, (panel - 0.5) / total_w, (height - 0.5) / total_h))
         axis.plot(*broken(spectral, row, None), **MEASURED | {"lw": 1.8})
@@ -115,15 +116,16 @@ def fitted_minerals(
         axis.set_xlim(waves[0], waves[-1])
         axis.set_ylim(_span(row, model))
         tidy(axis, "", "", "")
-        axis.set_title(short(title, 34), fontsize=TEXT - 1, loc="left", color=INK, pad=3)
+        axis.set_title(shown[i], loc="left", pad=3, **words(TEXT - 1))
         axis.tick_params(labelsize=TEXT - 2.5)
         axis.locator_params(nbins=4)
         if i + columns < len(values):
             axis.set_xticklabels([])
     handles = [figure.axes[0].plot([], [], **style)[0] for style in (MEASURED, MODELLED)]
     figure.legend(handles, ("measured", "modelled"), loc="upper right", ncols=2, frameon=False, fontsize=TEXT)
-    figure.text(0.12 / total_w, 0.5, quantity, rotation=90, va="center", ha="center", fontsize=TEXT, color=INK)
-    figure.text(0.5, 0.1 / total_h, spectral.label, ha="center", fontsize=TEXT, color=INK)
+    said = fitted(quantity, total_h - 0.2)
+    figure.text(0.12 / total_w, 0.5, said, rotation=90, va="center", ha="center", **words())
+    figure.text(0.5, 0.1 / total_h, spectral.label, ha="center", **words())
     return figure
 
 

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmix_jax.endmembers.identifiability import Identifiability
-from unmix_jax.plots.style import INK, PALETTE, TEXT, figure_of, short, tidy
+from unmix_jax.plots.style import (
+    FILLS,
+    INK,
+    PALETTE,
+    REST,
+    TEXT,
+    distinct,
+    figure_of,
+    fitted,
+    heading,
+    tidy,
+    width_of,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bounds"]
 
+GROUPS = (PALETTE[1], PALETTE[4], PALETTE[3], PALETTE[7], *FILLS[len(PALETTE) :])  # colours; further groups are grey
 ROW = 0.155  # inches
 LABELS, BARS, GAP = 1.35, 2.3, 0.35  # inches: widths of names and bars, and what is between panels
 FOOT, HEAD = 0.5, 0.55
@@ -64,8 +78,8 @@ def bounds(found: Identifiability, *, title: str = "") -> "Figure":
     condition = "condition " + (f"{found.condition:.3g}" if np.isfinite(found.condition) else "∞")
     if found.groups:
         condition += f", {len(found.groups)} collinear group" + "s" * (len(found.groups) > 1)
-    heading = f"{title}  ({condition})" if title else condition
-    figure.text(0.1 / width, 1 - 0.08 / height, heading.replace("$", r"\$"), va="top", fontsize=TEXT + 2, color=INK)
+    size, condition = TEXT + 2, f"({condition})" if title else condition
+    heading(figure, f"{fitted(title, width - 0.3 - width_of(condition, size), size)} {condition}".strip())
     return figure
 
 
@@ -88,9 +102,9 @@ def _bars(
     axis.axvline(limit, color=INK, lw=0.8, ls=(0, (4, 3)))
     axis.set_xscale("log")
     axis.set(xlim=span, ylim=(values.size - 0.5, -0.5))
-    tidy(axis, "least standard deviation", "", title)
+    tidy(axis, "least standard deviation (fraction)", "", title)
     axis.grid(axis="y", visible=False)
-    axis.set_yticks(places, [short(name, 20) for name in names], fontsize=TEXT - 1.5)
+    axis.set_yticks(places, distinct(names, LABELS - 0.1, TEXT - 1.5), **words(TEXT - 1.5))
     axis.tick_params(axis="y", length=0)
 
 
@@ -99,7 +113,7 @@ def _colours(found: Identifiability) -> list[str]:
     colours = [PALETTE[0]] * len(found.names)
     for number, group in reversed(list(enumerate(found.groups))):
         for i in group.indices:
-            colours[i] = (PALETTE[1], PALETTE[4], PALETTE[3], PALETTE[7])[number % 4]
+            colours[i] = GROUPS[number] if number < len(GROUPS) else REST
     return colours
 
 

@@ -1,7 +1,7 @@
 """Figures of scenes and their abundances: maps, endmembers, fits.
 
-Images are thinned to at most `LIMIT` pixels a side before they are drawn. A list of spectra gets stacked shares
-instead of maps.
+Images are thinned to at most `LIMIT` pixels a side before they are drawn. A list of spectra gets bars, stacked shares
+and points instead of maps. Titles and names are plain text: nothing in them is read as mathematics.
 """
 
 from collections.abc import Sequence
@@ -10,30 +10,61 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unmix_jax.plots.style import DASHES, INK, PALETTE, TEXT, broken, colour_bar, figure_of, grid, short, tidy
+from unmix_jax.plots.style import (
+    DASHES,
+    FILLS,
+    INK,
+    PALETTE,
+    REST,
+    ROW,
+    TEXT,
+    Key,
+    broken,
+    colour_bar,
+    distinct,
+    figure_of,
+    fitted,
+    grid,
+    swatches,
+    tidy,
+    words,
+)
 from unmix_jax.scenes.composite import composite
-from unmix_jax.scenes.scene import Scene, SpectralLibrary
+from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Scene, SpectralLibrary
 from unmix_jax.types import Solution
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["abundance_maps", "endmember_curves", "false_colour", "fits", "gap_map", "residual_map", "winner_map"]
 
 LIMIT = 500
+NAMED_BARS = 40  # spectra of a list that get a bar and a name each; more are drawn by their number
+NAMED_LINES = len(PALETTE) * len(DASHES)  # curves that can be told apart
+BESIDE = 16  # entries of a key that stand beside a panel; more stand below it, side by side
 
 
-def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[str], *, title: str = "") -> "Figure":
+def abundance_maps(
+    abundances: Float[Any, "*pixel endmember"],
+    names: Sequence[str],
+    *,
+    title: str = "",
+    members: Sequence[int] | None = None,
+    pixel_names: Sequence[str] = (),
+    every: int = 1,
+) -> "Figure":
     """One map per endmember on a common scale from 0 to 1, or stacked shares for a list of spectra.
 
     Args:
-        abundances: fractions; NaN pixels stay blank. Values outside 0..1 saturate and the colour bar says so.
+        abundances: fractions; NaN pixels stay blank. Values outside 0..1 saturate on a map and the colour bar says so.
         names: one per endmember.
         title: heading of the figure.
+        members: numbers of the endmembers to draw, from 0; all by default. A list of spectra always shows all.
+        pixel_names: of a list of spectra, one each.
+        every: the list is every n-th spectrum of a longer one, whose numbers are shown.
 
     Returns:
-        The figure.
+        The figure. Names are shortened where they must be; those that are shown are distinct over all endmembers.
 
     Raises:
         ValueError: the number of names is not the number of endmembers.
@@ -42,15 +73,16 @@ def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[s
     if values.shape[-1] != len(names):
         raise ValueError(f"{len(names)} names for {values.shape[-1]} abundances")
     if values.ndim == 2:
-        return _stacked(values, names, title)
-    values = _thin(values)
-    count = values.shape[-1]
-    figure, axes = grid(count, values.shape[0] / values.shape[1], title=title)
+        return _shares(values, names, title, pixel_names, every)
+    chosen = list(range(len(names)) if members is None else members)
+    values = _thin(values)[..., chosen]
+    figure, axes = grid(len(chosen), values.shape[0] / values.shape[1], title=title)
+    room = max(axes[0].get_position().width * figure.get_figwidth(), 1.0) + 0.05
+    shown = distinct(names, room, TEXT + 0.5)
     image = None
-    for i, (axis, name) in enumerate(zip(axes, names, strict=True)):
+    for i, (axis, member) in enumerate(zip(axes, chosen, strict=True)):
         image = axis.imshow(values[..., i], vmin=0, vmax=1, cmap="viridis")
-        room = axis.get_position().width * figure.get_figwidth()
-        axis.set_title(short(name, int(14 * room)), fontsize=TEXT + 0.5, pad=4, color=INK)
+        axis.set_title(shown[member], pad=4, **words(TEXT + 0.5))
     low, high = np.nanmin(values, initial=0), np.nanmax(values, initial=1)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(
         (bool(low < -1e-3), bool(high > 1 + 1e-3)), "neither"
@@ -59,56 +91,70 @@ def abundance_maps(abundances: Float[Any, "*pixel endmember"], names: Sequence[s
     return figure
 
 
-def endmember_curves(library: SpectralLibrary, *, unit: str = "reflectance", title: str = "") -> "Figure":
+def endmember_curves(library: SpectralLibrary, *, unit: str | None = None, title: str = "") -> "Figure":
     """Spectra over their axis; lines break at missing values, at bad bands and at gaps between bands.
+
+    No two of the first 64 spectra have the same colour and dashes. Further ones are thin and grey, and the figure says
+    how many they are.
 
     Args:
         library: the spectra.
-        unit: what the values are, for the axis label.
+        unit: what the values are, for the axis label; by default the quantity of the library.
         title: heading of the figure.
 
     Returns:
         The figure.
     """
-    figure = figure_of(7.4, 3.5)
-    axis = figure.add_axes((0.085, 0.135, 0.66, 0.775))
     names = library.names or tuple(f"endmember {i + 1}" for i in range(len(library)))
-    for i, row in enumerate(np.asarray(library.spectra, dtype=np.float64)):
-        colour, dash = PALETTE[i % len(PALETTE)], DASHES[(i // len(PALETTE)) % len(DASHES)]
-        x, y = broken(library.axis, row, library.good_bands)
-        axis.plot(x, y, color=colour, ls=dash, lw=1.4, label=short(names[i]))
-    tidy(axis, "band" if library.axis is None else library.axis.label, unit, title)
-    handles, labels = axis.get_legend_handles_labels()
-    columns = 1 if len(labels) <= 16 else 2
-    figure.legend(
-        handles[:32], labels[:32], loc="upper left", bbox_to_anchor=(0.755, 0.92), ncols=columns,
-        frameon=False, fontsize=TEXT if columns == 1 else TEXT - 2.5, handlelength=1.6, borderaxespad=0,
-    )  # fmt: skip
+    named = names[:NAMED_LINES]
+    rest = f"{len(names) - len(named):,} more spectra are grey and not named." if len(names) > len(named) else ""
+    styles = [{"color": colour, "ls": dash, "lw": 1.4} for dash in DASHES for colour in PALETTE][: len(named)]
+    left, foot, head = 0.68, 0.5, 0.32
+    beside = len(named) <= BESIDE
+    wide, high = (4.95, 2.72) if beside else (8.3, 3.4)
+    key = Key.of(named, None if beside else wide)
+    right, below = (0.12 + key.width, 0.0) if beside else (0.2, 0.12 + key.height + ROW)
+    figure = figure_of(left + wide + right, head + high + foot + below)
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((left / width, 1 - (head + high) / height, wide / width, high / height))
+    for i, row in reversed(list(enumerate(np.asarray(library.spectra, dtype=np.float64)))):
+        style = styles[i] if i < len(styles) else {"color": REST, "lw": 0.5}
+        axis.plot(*broken(library.axis, row, library.good_bands), **style)
+    tidy(axis, _bands_label(library.axis), library.quantity if unit is None else unit, title)
+    if beside:
+        key.draw(figure, left + wide + 0.12, head, named, styles)
+    else:
+        key.draw(figure, left, head + high + foot + 0.06, named, styles, rest=rest)
     return figure
 
 
-def residual_map(residual: Float[Any, "*pixel"], *, unit: str = "reflectance", title: str = "") -> "Figure":
+def residual_map(
+    residual: Float[Any, "*pixel"], *, unit: str = UNKNOWN_QUANTITY, title: str = "", every: int = 1
+) -> "Figure":
     """Root mean square residual of every pixel, scaled to its 99th percentile.
 
     Args:
         residual: in the unit of the pixels; NaN where masked.
         unit: what the values are, for the label.
         title: heading of the figure.
+        every: as in `abundance_maps`.
 
     Returns:
         The figure.
     """
     values = np.asarray(residual, dtype=np.float64)
     top = np.nanpercentile(values, 99) if np.isfinite(values).any() else 1.0
-    return _one_map(values, f"RMS residual ({unit})", title or "Residual", "magma", vmin=0.0, vmax=max(top, 1e-12))
+    label = f"RMS residual ({fitted(unit, 1.4)})"
+    return _one_map(values, label, title or "Residual", "magma", every, vmin=0.0, vmax=max(top, 1e-12))
 
 
-def gap_map(gap: Float[Any, "*pixel"], *, title: str = "") -> "Figure":
+def gap_map(gap: Float[Any, "*pixel"], *, title: str = "", every: int = 1) -> "Figure":
     """Optimality certificate of every pixel, in powers of ten.
 
     Args:
         gap: duality gap over half the squared norm, dimensionless; NaN where masked or undefined.
         title: heading of the figure.
+        every: as in `abundance_maps`.
 
     Returns:
         The figure.
@@ -117,13 +163,17 @@ def gap_map(gap: Float[Any, "*pixel"], *, title: str = "") -> "Figure":
     finite = values[np.isfinite(values)]
     low, high = (np.floor(finite.min()), np.ceil(finite.max())) if finite.size else (-16.0, 0.0)
     low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
-    return _one_map(values, "log₁₀ of the optimality gap", title or "Certificate", "cividis", vmin=low, vmax=high)
+    label = "log₁₀ of the optimality gap (no unit)"
+    return _one_map(values, label, title or "Optimality gap", "cividis", every, vmin=low, vmax=high)
 
 
 def winner_map(
     model: Int[Any, "*pixel"], names: Sequence[str], *, valid: Bool[Any, "*pixel"] | None = None, title: str = ""
 ) -> "Figure":
     """Which of several models won in every pixel, and in what share of them it did.
+
+    Of more models than there are colours to tell apart (40), those that won most often have a name; all others are
+    grey, and the key counts them.
 
     Args:
         model: its number: ``fitted.model`` of `choose`, ``fitted.level`` of `mesma`; negative where there is none.
@@ -142,20 +192,34 @@ def winner_map(
     if drawn.any() and numbers[drawn].max() >= len(names):
         raise ValueError(f"model {numbers[drawn].max()} has no name, there are {len(names)} names")
     shares = np.bincount(numbers[drawn], minlength=len(names)) / max(1, drawn.sum())
-    labels = [f"{short(name, 20)}, {share:.1%}" for name, share in zip(names, shares, strict=True)]
-    colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
+    named = _most(shares, len(FILLS))
+    colours, shown = [*FILLS[: len(named)]], shares[named]
+    room = 2.0
+    labels = distinct([names[i] for i in named], room - 0.5, numbers=(named + 1).tolist())
+    if len(named) < len(names):
+        labels.append(f"{len(names) - len(named):,} others")
+        colours.append(REST)
+        shown = np.append(shown, 1 - shown.sum() if drawn.any() else 0.0)
+    labels = [f"{label}, {share:.1%}" for label, share in zip(labels, shown, strict=True)]
     if numbers.ndim == 1:
-        figure = figure_of(4.6, 0.8 + 0.25 * len(names))
-        axis = figure.add_axes((0.45, 0.3, 0.52, 0.6))
-        axis.barh(labels, shares, color=colours)
-        axis.invert_yaxis()
-        tidy(axis, "share of pixels", "", title)
-        return figure
-    image = _thin(np.where(drawn, numbers, len(names)))
+        return _bars(shown, labels, colours, "share of the spectra", title)
+    place = np.full(len(names) + 1, len(named))  # of each model among those that are named; the last is none
+    place[named] = np.arange(len(named))
+    place[-1] = len(colours)
+    image = _thin(place[np.where(drawn, numbers, len(names))])
+    key = Key.of(labels)
     figure, (axis,) = grid(1, image.shape[0] / image.shape[1], title="", panel=3.3, bar=False)
+    (width, height), spot = figure.get_size_inches(), axis.get_position()
+    wide, tall = width + key.width + 0.1, max(height, 0.35 + key.height)
+    figure.set_size_inches(wide, tall)
+    axis.set_position((
+        spot.x0 * width / wide, 1 - (1 - spot.y0) * height / tall, spot.width * width / wide,
+        spot.height * height / tall,
+    ))  # fmt: skip
     axis.imshow(np.asarray([_rgb(colour) for colour in (*colours, "#ffffff")])[image], interpolation="nearest")
-    axis.set_title(title, fontsize=TEXT + 0.5, pad=4, color=INK)
-    _key(figure, axis, labels, colours)
+    room = wide * (1 - axis.get_position().x0) - 0.1
+    axis.set_title(fitted(title, room, TEXT + 0.5), loc="left", pad=4, **words(TEXT + 0.5))
+    key.draw(figure, width - 0.1, 0.3, labels, swatches(colours))
     return figure
 
 
@@ -163,7 +227,7 @@ def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "
     """The scene in colour: red, green and blue where it sees them, else its first three principal components.
 
     Args:
-        scene: an image, or a list of spectra (drawn as its mean spectrum with the 5th and 95th percentile).
+        scene: an image, or a list of spectra (drawn as its median spectrum with the 5th and 95th percentile).
         percentile: share of the pixels (%) that saturates at each end of each colour.
         title: heading of the figure; by default what the colours are.
 
@@ -175,7 +239,8 @@ def false_colour(scene: Scene, *, percentile: float = 2.0, title: str = "") -> "
     picture, how = composite(scene, percentile=percentile, limit=LIMIT)
     figure, (axis,) = grid(1, picture.shape[0] / picture.shape[1], title="", bar=False, panel=3.3)
     axis.imshow(picture, interpolation="nearest")
-    axis.set_title(title or how, fontsize=TEXT + 0.5, loc="left", pad=4, color=INK)
+    room = (1 - axis.get_position().x0) * figure.get_figwidth() - 0.05
+    axis.set_title(fitted(title or how, room, TEXT + 0.5), loc="left", pad=4, **words(TEXT + 0.5))
     return figure
 
 
@@ -191,6 +256,7 @@ def fits(
         "a poor fit (99th percentile)",
     ),
     quantiles: Sequence[float] = (0.1, 0.5, 0.99),
+    every: int = 1,
 ) -> "Figure":
     """Measured and fitted spectra of a few pixels, chosen by their residual, with what is left over.
 
@@ -201,9 +267,10 @@ def fits(
         baseline: columns whose coefficients the solution holds in ``fitted``, where a baseline was fitted.
         titles: one per quantile.
         quantiles: which pixels, by their rank in the residual from 0 (best) to 1 (worst).
+        every: scene and solution are every n-th row and column of a larger one, whose rows and columns are shown.
 
     Returns:
-        The figure.
+        The figure; rows, columns and spectra are counted from 0.
 
     Raises:
         ValueError: every pixel is masked.
@@ -216,17 +283,20 @@ def fits(
     places = [np.unravel_index(i, scene.shape) for i in chosen]
     measured = np.stack([np.asarray(scene.cube[place], dtype=np.float64) for place in places])
     mixed = [np.asarray(solution.abundances)[place] for place in places]
-    fitted = np.stack(mixed) @ np.asarray(endmembers.spectra, dtype=np.float64)  # NaN in bands not used
+    modelled = np.stack(mixed) @ np.asarray(endmembers.spectra, dtype=np.float64)  # NaN in bands not used
     if baseline is not None:
-        fitted += np.stack([np.asarray(solution.fitted)[place] for place in places]) @ np.asarray(baseline)
-    width = 2.75
-    figure = figure_of(width * len(chosen) + 0.3, 3.5)
-    left, span = 0.72 / figure.get_figwidth(), (width - 0.62) / figure.get_figwidth()
+        modelled += np.stack([np.asarray(solution.fitted)[place] for place in places]) @ np.asarray(baseline)
+    panel, left, gap, right = 2.2, 0.72, 0.6, 0.3
+    top, high, low, foot = 0.78, 1.5, 0.65, 0.5  # heading, two panels, label
+    figure = figure_of(left + len(chosen) * panel + (len(chosen) - 1) * gap + right, top + high + 0.15 + low + foot)
+    width, height = figure.get_size_inches()
+    quantity = fitted(scene.quantity, 1.2)
     for i, (place, title) in enumerate(zip(places, titles, strict=True)):
-        x0 = left + i * width / figure.get_figwidth()
-        upper, lower = figure.add_axes((x0, 0.38, span, 0.44)), figure.add_axes((x0, 0.13, span, 0.19))
-        for axis, curves in ((upper, ((measured[i], INK, 2.4), (fitted[i], PALETTE[1], 1.1))),
-                             (lower, ((measured[i] - fitted[i], PALETTE[0], 1.0),))):  # fmt: skip
+        x0, span = (left + i * (panel + gap)) / width, panel / width
+        upper = figure.add_axes((x0, (foot + low + 0.15) / height, span, high / height))
+        lower = figure.add_axes((x0, foot / height, span, low / height))
+        for axis, curves in ((upper, ((measured[i], INK, 2.4), (modelled[i], PALETTE[1], 1.1))),
+                             (lower, ((measured[i] - modelled[i], PALETTE[0], 1.0),))):  # fmt: skip
             for y, colour, lw in curves:
                 axis.plot(
                     *broken(scene.axis, y, scene.good_bands),
@@ -235,44 +305,48 @@ def fits(
                     alpha=0.45 if lw > 2 else 1,
                 )
         lower.axhline(0, color=INK, lw=0.6)
-        floor = 0.02 * float(np.nanmax(np.abs(fitted[i])))
+        floor = 0.02 * float(np.nanmax(np.abs(modelled[i])))
         lower.axhspan(-floor, floor, color="#f0f0f0", lw=0)  # so that rounding noise does not fill the panel
-        where = _place(scene, place)
-        tidy(upper, "", scene.quantity if i == 0 else "", f"{title}\n{where}RMS {residual[chosen[i]]:.2g}")
+        told = f"RMS {residual[chosen[i]]:.2g}"
+        where = _place(scene, place, every, panel + right - 0.05, told)
+        tidy(upper, "", quantity if i == 0 else "", "")
+        upper.set_title(
+            "\n".join((fitted(title, panel + right - 0.05), where)), loc="left", pad=5, linespacing=1.25, **words()
+        )
         upper.set_xticklabels([])
-        tidy(lower, "band" if scene.axis is None else scene.axis.label, "residual" if i == 0 else "", "")
+        tidy(lower, _bands_label(scene.axis), "residual" if i == 0 else "", "")
+    figure.align_ylabels(figure.axes[:2])
     handles = [upper.plot([], [], color=c, lw=w, alpha=a)[0] for c, w, a in ((INK, 2.4, 0.45), (PALETTE[1], 1.1, 1))]
     figure.legend(
-        handles,
-        ("measured", "fitted"),
-        loc="upper right",
-        ncols=2,
-        frameon=False,
-        fontsize=TEXT,
-        borderaxespad=0.2,
+        handles, ("measured", "fitted"), loc="upper right", ncols=2, frameon=False, fontsize=TEXT, borderaxespad=0.2
     )
     return figure
 
 
-def _one_map(values: np.ndarray, label: str, title: str, cmap: str, *, vmin: float, vmax: float) -> "Figure":
-    """One quantity: an image with its colour bar, or a line of steps for a list of pixels."""
+def _one_map(
+    values: np.ndarray, label: str, title: str, cmap: str, every: int, *, vmin: float, vmax: float
+) -> "Figure":
+    """One quantity: an image with its colour bar, or points for a list of spectra."""
     if values.ndim == 1:
-        figure = figure_of(4.6, 2.6)
-        axis = figure.add_axes((0.15, 0.19, 0.82, 0.68))
+        figure = figure_of(4.8, 2.6)
+        axis = figure.add_axes((0.16, 0.19, 0.8, 0.68))
         axis.plot(
-            np.arange(values.size),
+            every * np.arange(values.size),
             values,
             color=PALETTE[0],
             lw=0,
             marker=".",
             ms=4 if values.size < 300 else 2,
         )
-        tidy(axis, "pixel", label, title)
+        axis.locator_params(axis="x", integer=True, nbins=7)
+        axis.margins(x=0.04)
+        tidy(axis, "number of the spectrum, from 0", label, title)
         return figure
     values = _thin(values)
     figure, (axis,) = grid(1, values.shape[0] / values.shape[1], title="", panel=3.3)
     image = axis.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
-    axis.set_title(title, fontsize=TEXT + 0.5, pad=4, color=INK)
+    room = (1 - axis.get_position().x0) * figure.get_figwidth() - 0.05
+    axis.set_title(fitted(title, room, TEXT + 0.5), loc="left", pad=4, **words(TEXT + 0.5))
     colour_bar(figure, image, label)
     return figure
 
@@ -282,58 +356,107 @@ def _rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
-def _key(figure: "Figure", axis: "Axes", labels: Sequence[str], colours: Sequence[str]) -> None:
-    """What colours mean, beside the only panel of a figure, which is widened for it."""
-    (width, height), place, room = figure.get_size_inches(), axis.get_position(), 2.2
-    tall = max(height, 0.3 + 0.18 * len(labels))
-    figure.set_size_inches(width + room, tall)
-    axis.set_position((
-        place.x0 * width / (width + room), 1 - (1 - place.y0) * height / tall,
-        place.width * width / (width + room), place.height * height / tall,
-    ))  # fmt: skip
-    for i, (label, colour) in enumerate(zip(labels, colours, strict=True)):
-        y = 1 - (0.3 + 0.18 * i) / tall
-        figure.text((width + 0.05) / (width + room), y, "■", color=colour, fontsize=TEXT + 2, va="center")
-        figure.text((width + 0.22) / (width + room), y, label, color=INK, fontsize=TEXT, va="center")
+def _most(amounts: np.ndarray, limit: int) -> np.ndarray:
+    """Numbers of the largest of some amounts, in rising order; one place of ``limit`` is kept for the others."""
+    if amounts.size <= limit:
+        return np.arange(amounts.size)
+    return np.sort(np.argsort(-amounts, kind="stable")[: limit - 1])
 
 
-def _stacked(values: np.ndarray, names: Sequence[str], title: str) -> "Figure":
-    """Shares of each endmember, stacked over the pixels of a list."""
+def _bars(shares: np.ndarray, labels: Sequence[str], colours: Sequence[str], xlabel: str, title: str) -> "Figure":
+    """A named bar for each share."""
+    key = Key.of(labels)
+    tall = 0.22 * len(labels)
+    figure = figure_of(key.width + 3.0, 0.35 + tall + 0.5)
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((key.width / width, 0.5 / height, 2.8 / width, tall / height))
+    axis.barh(np.arange(len(labels)), shares, color=colours)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    tidy(axis, xlabel, "", "")
+    axis.set_yticks(np.arange(len(labels)), labels, **words(TEXT - 0.5))
+    if title:
+        figure.text(0.1 / width, 1 - 0.06 / height, fitted(title, width - 0.2), va="top", **words(TEXT + 0.5))
+    return figure
+
+
+def _shares(values: np.ndarray, names: Sequence[str], title: str, pixel_names: Sequence[str], every: int) -> "Figure":
+    """Shares of each endmember in each spectrum of a list, stacked: bars with names, or areas over many spectra."""
     step = max(1, -(-values.shape[0] // 2000))
-    values = np.nan_to_num(values[::step])
-    figure = figure_of(7.4, 3.2)
-    axis = figure.add_axes((0.085, 0.15, 0.66, 0.76))
-    edges = (np.arange(values.shape[0] + 1) - 0.5) * step
-    bottom = np.zeros(values.shape[0])
-    for i, name in enumerate(names):
-        upper = bottom + values[:, i]
-        axis.fill_between(
-            edges, np.append(bottom, bottom[-1:]), np.append(upper, upper[-1:]), step="post",
-            color=PALETTE[i % len(PALETTE)], alpha=0.9 if i < len(PALETTE) else 0.55,
-            lw=0, label=short(name),
-        )  # fmt: skip
-        bottom = upper
-    axis.set_xlim(edges[0], edges[-1])
-    axis.set_ylim(min(0.0, float(bottom.min())), max(1.0, float(bottom.max())))
-    tidy(axis, "pixel", "abundance (fraction)", title)
-    figure.legend(loc="upper left", bbox_to_anchor=(0.755, 0.92), frameon=False, fontsize=TEXT, borderaxespad=0)
+    values = np.nan_to_num(np.asarray(values[::step], np.float64))
+    named = _most(np.abs(values).mean(axis=0), len(FILLS))
+    others = np.setdiff1d(np.arange(len(names)), named)
+    layers, labels, colours = values[:, named], [names[i] for i in named], [*FILLS[: len(named)]]
+    numbers = [*(named + 1).tolist(), len(names) + 1]
+    if others.size:
+        layers = np.concatenate([layers, values[:, others].sum(axis=1, keepdims=True)], axis=1)
+        labels.append(f"{others.size:,} others, not named here")
+        colours.append(REST)
+    few = len(values) <= NAMED_BARS and step == 1
+    beside = len(labels) <= BESIDE
+    key = Key.of(labels, None if beside else 8.3)
+    given = [str(name) for name in pixel_names] or [str(every * i) for i in range(len(values))]
+    marks = distinct(given, 1.9, TEXT - 0.5) if few else []
+    margin = 0.2 + max((Key.of(marks).column - 0.5 if few else 0.5), 0.5)
+    wide = 4.95 if beside else 8.95 - margin
+    high = max(0.21 * len(values), 0.45) if few else 2.6
+    head, foot = 0.32, 0.5
+    extra = 0.12 + key.width if beside else 0.2
+    tall = max(high + foot, key.height + 0.1) if beside else high + foot + 0.1 + key.height
+    figure = figure_of(margin + wide + extra, head + tall)
+    width, height = figure.get_size_inches()
+    axis = figure.add_axes((margin / width, 1 - (head + high) / height, wide / width, high / height))
+    up, down = np.zeros(len(layers)), np.zeros(len(layers))
+    edges = (np.arange(len(layers) + 1) - 0.5) * step * every
+    for layer, colour in zip(layers.T, colours, strict=True):
+        for base, part in ((up, np.maximum(layer, 0)), (down, np.minimum(layer, 0))):  # what is negative goes down
+            if not part.any():
+                continue
+            if few:
+                axis.barh(np.arange(len(layers)), part, left=base, color=colour, height=0.78)
+            else:
+                lower, upper = (np.append(v, v[-1:]) for v in (base, base + part))
+                axis.fill_between(edges, lower, upper, step="post", color=colour, lw=0)
+            base += part
+    span = min(0.0, float(down.min())), max(1.0, float(up.max()))
+    share = "abundance (fraction)"
+    if few:
+        axis.set_ylim(len(layers) - 0.5, -0.5)
+        axis.set_xlim(*span)
+        tidy(axis, share, "", title)
+        axis.grid(axis="y", visible=False)
+        axis.set_yticks(np.arange(len(layers)), marks, **words(TEXT - 0.5))
+    else:
+        axis.set_xlim(edges[0], edges[-1])
+        axis.set_ylim(*span)
+        axis.locator_params(axis="x", integer=True)
+        tidy(axis, "number of the spectrum, from 0", share, title)
+    place = (margin + wide + 0.12, head) if beside else (0.5, head + high + foot + 0.02)
+    key.draw(figure, *place, labels, swatches(colours), numbers=numbers[: len(labels)])
     return figure
 
 
 def _spread(scene: Scene, title: str) -> "Figure":
-    """Mean spectrum of a list of spectra, and where nine tenths of them lie."""
-    spectra = np.asarray(scene.cube[:: max(1, -(-scene.shape[0] // 5000))], dtype=np.float64)
+    """Median spectrum of a list of spectra, and where nine tenths of them lie."""
+    step = max(1, -(-scene.shape[0] // 5000))
+    spectra = np.asarray(scene.cube[::step], dtype=np.float64)
     if scene.nodata is not None:
         spectra = np.where(spectra == scene.nodata, np.nan, spectra)
-    low, mean, high = np.nanpercentile(spectra, (5, 50, 95), axis=0)
+    spectra[:, np.isnan(spectra).all(axis=0)] = 0  # a band without a value is not drawn; percentiles would warn of it
+    empty = (spectra == 0).all(axis=0)
+    low, mean, high = np.where(empty, np.nan, np.nanpercentile(spectra, (5, 50, 95), axis=0))
     figure = figure_of(4.6, 2.8)
-    axis = figure.add_axes((0.15, 0.18, 0.82, 0.7))
+    axis = figure.add_axes((0.16, 0.18, 0.81, 0.7))
     x, upper = broken(scene.axis, high, scene.good_bands)
     axis.fill_between(x, broken(scene.axis, low, scene.good_bands)[1], upper, color=PALETTE[5], alpha=0.35, lw=0)
     axis.plot(*broken(scene.axis, mean, scene.good_bands), color=PALETTE[0], lw=1.4)
-    label = "band" if scene.axis is None else scene.axis.label
-    tidy(axis, label, scene.quantity, title or f"median and 5–95 % of {scene.shape[0]} spectra")
+    of = f"{scene.shape[0]:,} spectra"
+    tidy(axis, _bands_label(scene.axis), scene.quantity, title or f"median and 5–95 % of {of}")
     return figure
+
+
+def _bands_label(axis: Any) -> str:
+    """Label of a spectral axis with its unit."""
+    return "number of the band, from 1" if axis is None else axis.label
 
 
 def _thin(image: np.ndarray) -> np.ndarray:
@@ -342,7 +465,11 @@ def _thin(image: np.ndarray) -> np.ndarray:
     return image[::step, ::step]
 
 
-def _place(scene: Scene, place: Sequence[Any]) -> str:
-    """Where a pixel is, in words; the only one of its scene is nowhere."""
-    words = () if scene.shape == (1,) else ("row", "column") if len(scene.shape) == 2 else ("pixel",)
-    return "".join(f"{word} {int(k)}, " for word, k in zip(words, place, strict=False))
+def _place(scene: Scene, place: Sequence[Any], every: int, room: float, told: str) -> str:
+    """Where a pixel of a thinned scene is in the whole one, in words, and what is told of it."""
+    numbers = [every * int(k) for k in place]
+    if len(numbers) == 2:
+        return f"row {numbers[0]}, column {numbers[1]}, {told}"
+    if scene.pixel_names:
+        return f"{fitted(scene.pixel_names[int(place[0])], room - 0.9)}, {told}"
+    return told if scene.shape == (1,) and every == 1 else f"spectrum {numbers[0]}, {told}"
