@@ -173,6 +173,22 @@ def test_an_image_that_is_no_tiff_is_not_opened(tmp_path):
         read_enmap(tmp_path / f"{STEM}-METADATA.XML", Reading())
 
 
+def test_what_lies_beside_the_image_is_not_read(tmp_path):
+    """GDAL would take no-data, place and masks from .aux.xml, .tfw and .msk."""
+    product(tmp_path)
+    path = tmp_path / f"{STEM}-SPECTRAL_IMAGE.TIF"
+    (tmp_path / f"{path.name}.aux.xml").write_text(
+        "<PAMDataset><SRS>EPSG:4326</SRS><GeoTransform>0,1,0,0,0,-1</GeoTransform>"
+        '<PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand></PAMDataset>'
+    )
+    path.with_suffix(".tfw").write_text("1\n0\n0\n-1\n0\n0\n")
+    raster(tmp_path / f"{path.name}.msk", np.zeros((1, ROWS, COLUMNS), np.uint8))
+    scene = read_enmap(path, Reading())
+    assert scene.header["transform"] == tuple(PLACE)[:6]
+    assert "32633" in scene.header["crs"]
+    assert scene.stated_nodata == -32768
+
+
 def test_a_truncated_image_is_an_error_with_its_name(tmp_path):
     product(tmp_path)
     path = tmp_path / f"{STEM}-SPECTRAL_IMAGE.TIF"

@@ -183,4 +183,4 @@ def _mask(files: dict[str, Path], stem: str, cube: Any, entries: Entries) -> tup
         "low quality": flags & 0b11 == 2,
         "artefacts": flags & 0b11000000 != 0,
     }
-    return kept, flagged(kept, doubtful, f"the quality layers of {stem}")
+    return kept, flagged(kept, doubtful, "the product")

@@ -45,6 +45,7 @@ from unmix_jax.scenes.readers.product import (
     parse_xml,
     per_band,
     place,
+    readable,
     xml_entries,
 )
 from unmix_jax.scenes.reading import Entries, Reading
@@ -280,11 +281,13 @@ def read_sentinel2_stack(path: Path, told: Reading) -> Scene:
         ImportError: rasterio is not installed.
     """
     raster = open_raster(path)
-    bands = [_name(text or "") for text in raster.descriptions]
+    with readable(raster):
+        bands = [_name(text or "") for text in raster.descriptions]
+        tags = {str(k): v for k, v in raster.tags().items()}
     if any(band not in BANDS for band in bands) or len(set(bands)) < len(bands):
         raise ValueError(f"{path} is no stack of Sentinel-2 bands: its bands are described {raster.descriptions}")
     told.unit_of("nm", str(path))
-    entries = Entries({str(k): v for k, v in raster.tags().items()})
+    entries = Entries(tags)
     entries.carry("AREA_OR_POINT")
     axis, notes = _shipped(f"{path.name} {' '.join(map(str, entries.header().values()))[:1000]}", bands, str(path))
     stack = BandStack([(raster, band) for band in raster.indexes])

@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "parse_xml",
     "per_band",
     "place",
+    "readable",
     "xml_entries",
 ]
 
@@ -204,9 +206,19 @@ def open_raster(path: Path) -> Any:
 
 def place(raster: Any) -> dict[str, Any]:
     """Coordinate system and transform of a raster, as the header of a scene holds them; empty where it has none."""
-    if raster.crs is None:
-        return {}
-    return {"crs": raster.crs.to_wkt(), "transform": tuple(float(v) for v in tuple(raster.transform)[:6])}
+    with readable(raster):
+        if raster.crs is None:
+            return {}
+        return {"crs": raster.crs.to_wkt(), "transform": tuple(float(v) for v in tuple(raster.transform)[:6])}
+
+
+@contextmanager
+def readable(raster: Any) -> Iterator[None]:
+    """Say of which raster texts are damaged: tags, descriptions and coordinate systems are decoded when asked for."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ValueError(f"{raster.name}: its tags are not text in UTF-8: it is damaged") from None
 
 
 class BandStack:
@@ -239,7 +251,9 @@ class BandStack:
                     f"{raster.name} has {raster.height} × {raster.width} pixels, {Path(first.name).name} has "
                     f"{first.height} × {first.width}"
                 )
-            if raster.crs != first.crs or not raster.transform.almost_equals(first.transform, 1e-6):
+            with readable(raster):
+                elsewhere = raster.crs != first.crs or not raster.transform.almost_equals(first.transform, 1e-6)
+            if elsewhere:
                 raise ValueError(f"{raster.name} lies elsewhere than {Path(first.name).name}: its place differs")
         self.dtype = kinds.pop()
         self.shape = first.height, first.width, len(bands)
