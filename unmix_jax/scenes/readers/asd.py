@@ -130,7 +130,7 @@ def single_asd(path: Path, told: Reading, shared: Shared) -> Single:
     values, quantity, notes = _wanted(spectrum, reference, told_by, told, path)
     first, step = (float(told_by.use(name)) for name in ("first wavelength", "wavelength step"))
     return Single(
-        path.stem,
+        path.name if path.suffix[1:].isdigit() else path.stem,  # older programs number the files: leaf.000, leaf.001
         values,
         first + step * np.arange(len(values)),
         "nm",

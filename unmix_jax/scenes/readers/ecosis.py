@@ -9,7 +9,7 @@ controllers/api/package/export.js and models/package.js), the attributes are tho
 
 from pathlib import Path
 
-from unmix_jax.scenes.readers.libraries import cells_of, is_number, library_of_rows
+from unmix_jax.scenes.readers.libraries import HEAD, cells_of, is_number, library_of_rows
 from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import SpectralLibrary
 
@@ -46,7 +46,8 @@ def is_ecosis(path: Path, head: bytes) -> bool:
     first = head.decode("utf-8-sig", "replace").lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=first.count)
     titles = [title.strip(' "\r').lower() for title in first.split(separator)]
-    return any(title in OWN for title in titles) and (len(head) > len(first) * 2 or any(map(is_number, titles[:-1])))
+    whole = b"\n" in head or len(head) < HEAD  # else the line of titles goes on behind what was looked at
+    return any(title in OWN for title in titles) and (not whole or any(is_number(title) for title in titles))
 
 
 def read_ecosis(path: Path, told: Reading) -> SpectralLibrary:

@@ -22,6 +22,7 @@ from unmix_jax.scenes.readers.libraries import (
     library_of,
     lines_of,
     number,
+    numbers,
     quantity_of,
     stated_unit,
 )
@@ -153,25 +154,25 @@ def _pairs(
     lines: list[str], first: int, path: Path, reversed_columns: bool
 ) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """The pairs of numbers, and the numbers of lines that are none; the libraries hold some."""
-    x: list[float] = []
-    y: list[float] = []
+    rows: list[np.ndarray] = []
     passed_over: list[int] = []
     for at in range(first, len(lines)):
         cells = lines[at].split()
         if not cells:
             continue
         try:
-            row = [number(cell) for cell in (cells[::-1] if reversed_columns else cells)]
+            row = numbers(cells)
         except ValueError as error:
             raise ValueError(f"{path}, line {at + 1}: {error}") from None
-        if len(row) != 2 or not row[0] > 0:
+        row = row[::-1] if reversed_columns else row
+        if len(row) == 2 and row[0] > 0:
+            rows.append(row)
+        else:
             passed_over.append(at + 1)
-            continue
-        x.append(row[0])
-        y.append(row[1])
-    if len(x) < 2:
-        raise ValueError(f"{path}: {len(x)} pairs of wavelength and value below the header")
-    return np.asarray(x), np.asarray(y), passed_over
+    if len(rows) < 2:
+        raise ValueError(f"{path}: {len(rows)} pairs of wavelength and value below the header")
+    x, y = np.stack(rows).T
+    return x, y, passed_over
 
 
 def _incomplete(entries: Entries, x: np.ndarray, path: Path) -> str | None:

@@ -27,6 +27,7 @@ from unmix_jax.scenes.readers.libraries import (
     lines_of,
     natural,
     number,
+    numbers,
     some,
 )
 from unmix_jax.scenes.reading import Entries, Reading
@@ -260,17 +261,19 @@ def _decoded(title: _Title, path: Path) -> tuple[str, str, str, str]:
 
 def _values(lines: list[str], path: Path) -> np.ndarray:
     """One value per line below the title; -1.23e34 becomes NaN."""
-    values = []
-    for at, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        try:
-            values.append(number(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {at}: {error}") from None
+    values = [line for line in lines[1:] if line.strip()]
     if len(values) < 2:
         raise ValueError(f"{path}: {len(values)} values below the title")
-    return np.asarray(values, float)
+    try:
+        return numbers(values)
+    except ValueError:
+        for at, line in enumerate(lines[1:], 2):
+            if line.strip():
+                try:
+                    number(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {at}: {error}") from None
+        raise
 
 
 def _spectra_below(folder: Path) -> tuple[list[Path], list[str]]:
