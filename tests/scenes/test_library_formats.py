@@ -20,7 +20,7 @@ from unmix_jax.scenes.readers.field_spectra import read_sed, read_sig
 from unmix_jax.scenes.readers.folders import FORMATS, read_folder, recognise
 from unmix_jax.scenes.readers.libraries import METADATA, distinct, lines_of, natural, number
 from unmix_jax.scenes.readers.relab import read_relab
-from unmix_jax.scenes.readers.sli_tables import classes_in_header, read_spectra_table, table_beside
+from unmix_jax.scenes.readers.sli_tables import classes_in_header, classes_of, read_spectra_table, table_beside
 from unmix_jax.scenes.readers.specchio import read_specchio
 from unmix_jax.scenes.readers.splib07 import read_splib07, read_splib07_folder
 from unmix_jax.scenes.reading import Reading
@@ -584,7 +584,7 @@ def test_asd_reflectance_is_target_over_reference(tmp_path, version, form):
     library = read_asd(path, PLAIN)
     np.testing.assert_allclose(library.spectra[0], RATIO, rtol=1e-7)
     np.testing.assert_array_equal(library.axis.centers, [350, 351, 352, 353])
-    assert (library.names, library.quantity, library.axis.unit) == (("leaf",), "reflectance", "nm")
+    assert (library.names, library.quantity, library.axis.unit) == (("leaf.000",), "reflectance", "nm")
     held = library.header[METADATA]
     assert (held["comments"], held["saved"]) == (["dry leaf"], ["2023-02-27T14:15:07"])
     assert (held["spectrum description"], held["reference time"]) == (["plot 3"], ["2023-02-27T12:00:00"])
@@ -979,6 +979,26 @@ def test_classes_in_an_envi_header():
     assert classes_in_header({"samples": "3"}, 2, PLAIN, Path("a.hdr")) is None
     with pytest.raises(ValueError, match=r"a\.hdr: type lists 1 classes for 2 spectra"):
         classes_in_header(fields, 2, Reading(keys={"class": "type"}), Path("a.hdr"))
+
+
+def test_classes_of_header_and_table(tmp_path):
+    data, header = tmp_path / "lib.sli", tmp_path / "lib.hdr"
+    fields, names = {"class": ["x", "y"], "site": ["1", "2"]}, ("a", "b")
+    assert classes_of({}, data, header, names, PLAIN) == ((), None, {}, ((), (), ()), ())
+    assert classes_of(fields, data, header, names, PLAIN)[:2] == (("x", "y"), "class")
+    write(tmp_path / "lib.csv", "name,class,level\nb,y,2\na,x,1\n")
+    both = classes_of(fields, data, header, names, PLAIN)
+    assert both[:3] == (("x", "y"), "class", {"name": ["a", "b"], "class": ["x", "y"], "level": ["1", "2"]})
+    assert both.account == (("lib.csv: name", "lib.csv: class"), ("lib.csv: level",), ())
+    assert classes_of({}, data, header, names, PLAIN)[:2] == (("x", "y"), None)
+    assert classes_of(fields, data, header, names, Reading(keys={"class": "site"}))[:2] == (("1", "2"), "site")
+    assert classes_of(fields, data, header, names, Reading(keys={"class": "level"}))[:2] == (("1", "2"), None)
+    with pytest.raises(ValueError, match="no column 'biome'"):
+        classes_of(fields, data, header, names, Reading(keys={"class": "biome"}))
+    with pytest.raises(ValueError, match=r"lib\.hdr and lib\.csv give different classes; choose with --key class="):
+        classes_of({"class": ["y", "x"]}, data, header, names, PLAIN)
+    write(tmp_path / "lib.csv", "wavelength,a,b\n400,1,2\n")
+    assert classes_of(fields, data, header, names, PLAIN).account.unknown == ("lib.csv (beside the library)",)
 
 
 # Small parts ----------------------------------------------------------------------------------------------------------

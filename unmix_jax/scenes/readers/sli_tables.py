@@ -11,6 +11,7 @@ https://bitbucket.org/kul-reseco/spectral-libraries (qps/speclib/io/envi.py).
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from unmix_jax.scenes.readers.libraries import cells_of, is_number, some
 from unmix_jax.scenes.reading import Entries, Reading
 from unmix_jax.scenes.scene import Account
 
-__all__ = ["SpectraTable", "classes_in_header", "read_spectra_table", "table_beside"]
+__all__ = ["Classes", "SpectraTable", "classes_in_header", "classes_of", "read_spectra_table", "table_beside"]
 
 NAME_TITLES = ("spectra names", "name", "names", "spectra name", "spectrum name", "spectrum", "spectra")
 CLASS_TITLES = (  # the first of these that is there holds the classes; VIPER's levels go from coarse to fine
@@ -42,6 +43,60 @@ class SpectraTable(NamedTuple):
     metadata: dict[str, list[str]]
     account: Account
     notes: tuple[str, ...]
+
+
+class Classes(NamedTuple):
+    """The classes of an ENVI library, and what else the table beside it says.
+
+    Attributes:
+        classes: one per spectrum, or none.
+        entry: of the header, that holds the classes; None where none does.
+        metadata: the columns of the table, one cell per spectrum; empty without a table.
+        account: what became of the table's columns, as ``lib.csv: column``.
+        notes: what may be wrong.
+    """
+
+    classes: tuple[str, ...]
+    entry: str | None
+    metadata: dict[str, list[str]]
+    account: Account
+    notes: tuple[str, ...]
+
+
+def classes_of(
+    fields: Mapping[str, Any], data: Path, header: Path, names: Sequence[str], told: Reading, *, named: bool = True
+) -> Classes:
+    """The classes of the spectra of an ENVI library, out of its header and of the table beside it.
+
+    Args:
+        fields: entries of the header, lists as lists of text.
+        data: the ``.sli`` file.
+        header: its header, for messages.
+        names: of the spectra, in the order of the library.
+        told: what the user says; the key ``class`` names a column of the table or an entry of the header.
+        named: whether the header names the spectra.
+
+    Raises:
+        ValueError: header and table disagree, the chosen column or entry is in neither, and as `read_spectra_table`.
+    """
+    listed = classes_in_header(fields, len(names), told, header)
+    table, chosen = table_beside(data), told.keys.get("class")
+    about = told if listed is None or chosen is None else replace(told, keys={})  # the header has what was chosen
+    read = None if table is None else read_spectra_table(table, names, about, named=named)
+    if chosen is not None and listed is None and read is None:
+        raise ValueError(f"{header}: no entry {chosen!r} with a class for each of the {len(names)} spectra")
+    entry, classes = listed or (None, ())
+    if table is None:
+        return Classes(classes, entry, {}, Account(), ())
+    if read is None:
+        return Classes(classes, entry, {}, Account(unknown=(f"{table.name} (beside the library)",)), ())
+    if classes and read.classes and chosen is None and classes != read.classes:
+        raise ValueError(
+            f"{header} and {table.name} give different classes; choose with --key class=... (keys={{'class': ...}}) an "
+            f"entry of the header ({entry}) or a column of the table"
+        )
+    account = Account(*(tuple(f"{table.name}: {title}" for title in titles) for titles in read.account))
+    return Classes(classes or read.classes, entry, read.metadata, account, read.notes)
 
 
 def table_beside(data: Path) -> Path | None:
