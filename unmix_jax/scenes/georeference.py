@@ -72,7 +72,7 @@ class Place:
     transform: Six | None = None
     why: str = ""
 
-    def corner(self, row: float, column: float) -> tuple[float, float]:
+    def corner(self, row: int | float, column: int | float) -> tuple[float, float]:
         """Coordinates x, y of the upper left corner of a pixel, counted from 0."""
         assert self.transform is not None
         a, b, c, d, e, f = self.transform
@@ -631,7 +631,7 @@ def _in_words(place: Place) -> str:
     unit = ""
     if system is not None:
         code = f" (EPSG:{system.code})" if system.code is not None else ""
-        words, unit = [f"{_plain(system.name)}{code}"], system.unit_name
+        words, unit = [f"{_short(system.name)}{code}"], system.unit_name
     if place.transform is not None:
         a, b, c, d, e, f = place.transform
         gap = "" if unit == "°" else " "
@@ -687,8 +687,8 @@ def _plain(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """Text for a message."""
-    line = " ".join(text[:TEXT_LENGTH].split())
+    """Text out of a file for a message: on one line, without what a terminal would obey."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:TEXT_LENGTH]).split())
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
