@@ -26,6 +26,7 @@ of these. Reflectance = stored · 2.75e-05 - 0.2, as the metadata repeat it; 0 i
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -33,6 +34,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from unmix_jax.scenes.lazy import LazyCube
+from unmix_jax.scenes.readers.geotiff import read_geotiff
 from unmix_jax.scenes.readers.product import (
     BandStack,
     Marked,
@@ -45,7 +47,6 @@ from unmix_jax.scenes.readers.product import (
     parse_xml,
     per_band,
     place,
-    readable,
     xml_entries,
 )
 from unmix_jax.scenes.reading import Entries, Reading
@@ -71,6 +72,7 @@ QUANTIFICATION = 10_000.0
 SATURATED = 65535.0
 UNUSABLE = (0, 1, 3, 8, 9)  # classes of SCL
 CIRRUS = 10
+ELSEWHERE = 20.0  # nm; the satellites differ by 17, and what is further away is no band of theirs
 SATELLITE = re.compile(r"(?<![A-Za-z0-9])S(?:entinel)?-?2-?([A-D])(?![A-Za-z0-9])", re.IGNORECASE)
 STACKED = re.compile(r"B(?:0?[1-9]|1[0-2]|8A)", re.IGNORECASE)
 # Groups of the metadata on where, when and how, and coefficients of other products: no reflectance depends on them.
@@ -238,10 +240,10 @@ def _axis(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     words = [str(text) for name, text in texts.items() if name.endswith(("SPACECRAFT_NAME", "PRODUCT_URI"))]
-    return _shipped(" ".join(words), bands, str(path))
+    return _shipped(" ".join(words), bands)
 
 
-def _shipped(text: str, bands: list[str], where: str) -> tuple[SpectralAxis, list[str]]:
+def _shipped(text: str, bands: list[str]) -> tuple[SpectralAxis, list[str]]:
     """Bands of the satellite that a text names."""
     found = SATELLITE.search(text[:2000].replace("_", " "))
     letter = found[1].upper() if found else ""
@@ -277,43 +279,34 @@ def read_sentinel2_stack(path: Path, told: Reading) -> Scene:
         Reflectance, [row, column, band], with the responses of its bands.
 
     Raises:
-        ValueError: no such GeoTIFF, bands of different scale or type.
+        ValueError: no such GeoTIFF, tags that cannot be honoured.
         ImportError: rasterio is not installed.
     """
-    raster = open_raster(path)
-    with readable(raster):
-        bands = [_name(text or "") for text in raster.descriptions]
-        tags = {str(k): v for k, v in raster.tags().items()}
-    if any(band not in BANDS for band in bands) or len(set(bands)) < len(bands):
-        raise ValueError(f"{path} is no stack of Sentinel-2 bands: its bands are described {raster.descriptions}")
+    scene = read_geotiff(path, told)
+    bands = [_name(str(name)) for name in scene.header.get("band names", ())]
+    if len(bands) != scene.bands or any(band not in BANDS for band in bands) or len(set(bands)) < len(bands):
+        raise ValueError(f"{path} is no stack of Sentinel-2 bands: its bands are described {', '.join(bands) or 'not'}")
     told.unit_of("nm", str(path))
-    entries = Entries(tags)
-    entries.carry("AREA_OR_POINT")
-    axis, notes = _shipped(f"{path.name} {' '.join(map(str, entries.header().values()))[:1000]}", bands, str(path))
-    stack = BandStack([(raster, band) for band in raster.indexes])
-    gain, offset = np.array(raster.scales, float), np.array(raster.offsets, float)
-    whole, divisor, fill = stack.dtype.kind in "iu", 1.0, raster.nodata
-    if whole and (gain == 1).all() and (offset == 0).all() and told.scale is None:
-        divisor = QUANTIFICATION
-        notes.append(
-            "the file states no scale: stored numbers are taken as reflectance × 10 000, as ESA delivers it. Products "
-            "since January 2022 (processing baseline 04.00) add 1000; if that is still in them, give --offset -0.1"
-        )
-    if whole and fill is None:
-        fill = 0.0
-    return Scene(
-        LazyCube(
-            Marked(stack, [SATURATED]) if whole else stack,
-            divisor=divisor, gain=per_band(gain), offset=per_band(offset), nodata=fill,
-        ),
-        axis,
-        stated_nodata=fill,
-        name=path.stem,
-        quantity="reflectance",
-        notes=tuple(notes),
-        account=entries.account(),
-        header=Header(dict(entries.header()) | place(raster) | {"band names": bands}),
-    )  # fmt: skip
+    said = " ".join(str(value) for value in scene.header.values() if isinstance(value, str))[:1000]
+    axis, notes = _shipped(f"{path.name} {said}", bands)
+    if scene.axis is not None and np.abs(np.asarray(scene.axis.to("nm").centers) - axis.centers).max() > ELSEWHERE:
+        axis, notes = scene.axis, ["the file gives other wavelengths than Sentinel-2 has: its own are taken"]
+    cube, fill = scene.cube, scene.stated_nodata
+    if np.dtype(cube.source.dtype).kind in "iu":
+        scaling = cube.scaling
+        if fill is None:
+            fill = scaling["nodata"] = 0.0
+        if told.scale is None and scaling["divisor"] == 1 and np.all(scaling["gain"] == 1):
+            scaling["divisor"] = QUANTIFICATION
+            notes.append(
+                "the file states no scale: stored numbers are taken as reflectance × 10 000, as ESA delivers it. "
+                "Products since January 2022 (processing baseline 04.00) add 1000; if that is still in them, give "
+                "--offset -0.1"
+            )
+        cube = LazyCube(Marked(cube.source, [SATURATED]), **scaling)
+    return replace(
+        scene, cube=cube, axis=axis, stated_nodata=fill, quantity="reflectance", notes=(*scene.notes, *notes)
+    )
 
 
 def _described(path: Path) -> list[str]:

@@ -46,7 +46,9 @@ AT_ONCE = 32 * 2**20  # bytes of the rows that are read together, where a block 
 # Most that a raster may be larger than its file. Deflate reaches 1032:1 on a constant; up to FREE it fits into memory.
 EXPANSION = 2048
 FREE = 2**30
-WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}  # no .aux.xml, .ovr, .msk or world file is looked for
+BLOCK = 2**30  # bytes of a row of pixels, or of a block of the file; what needs more cannot be read by rows
+# Nothing but the file itself: GDAL lists no folder, reads no sidecar (.aux.xml, .ovr, .msk, .tfw), asks no server.
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO", "PROJ_NETWORK": "OFF"}
 
 
 def neighbours(folder: Path) -> dict[str, Path]:
@@ -189,18 +191,22 @@ def open_raster(path: Path) -> Any:
         raise missing("geo", "rasterio", f"{path}: a raster") from None
     driver = "JP2OpenJPEG" if path.suffix.lower() == ".jp2" else "GTiff"
     try:
-        with warnings.catch_warnings(), rasterio.Env(**WITHOUT_SIDECARS):
+        with warnings.catch_warnings(), rasterio.Env(**ALONE):
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            raster = rasterio.open(path, driver=driver)
+            raster = rasterio.open(path.absolute(), driver=driver, sharing=False)
     except (rasterio.errors.RasterioError, OSError) as error:
         raise ValueError(f"{path} is not a readable raster of format {driver} ({_line(error)})") from None
     size = raster.height * raster.width * sum(np.dtype(d).itemsize for d in raster.dtypes)
     if size > max(FREE, EXPANSION * path.stat().st_size):
-        raster.close()
         raise ValueError(
             f"{path} declares {size:,} bytes of pixels in a file of {path.stat().st_size:,} bytes: damaged, or made to "
             "fill the memory"
         )
+    number = max(np.dtype(d).itemsize for d in raster.dtypes)
+    together = raster.count if str(getattr(raster.interleaving, "value", "")).upper() == "PIXEL" else 1
+    tall, wide = max(raster.block_shapes)
+    if number * max(raster.width * raster.count, tall * wide * together) > BLOCK:
+        raise ValueError(f"{path}: a row or a block of it takes more than {BLOCK:,} bytes: write it in smaller tiles")
     return raster
 
 
