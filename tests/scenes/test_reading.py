@@ -79,24 +79,25 @@ def test_a_band_that_is_the_same_everywhere_is_named(tmp_path):
 
 
 FILLED = {
-    "-9999 scaled": (CUBE, -0.9999, "f4"),
-    "int32": (CUBE * 1e4, -2147483648, "i4"),
-    "-1e34": (CUBE, -1e34, "f4"),
-    "uint16": (CUBE * 1e4, 65535, "u2"),
-    "int16": (CUBE * 1e4, -32768, "i2"),
-    "own": (CUBE, -5.0, "f8"),
+    "-0.9999": (CUBE, -0.9999, "f4"),
+    "-2147483648": (CUBE * 1e4, -2147483648, "i4"),
+    "-1e+34": (CUBE, -1e34, "f4"),
+    "65535": (CUBE * 1e4, 65535, "u2"),
+    "-32768": (CUBE * 1e4, -32768, "i2"),
+    "-5": (CUBE, -5.0, "f8"),
 }
 
 
-@pytest.mark.parametrize(("values", "fill", "kind"), FILLED.values(), ids=FILLED)
-def test_an_undeclared_fill_value_is_suspected_named_and_refused_by_extraction(tmp_path, values, fill, kind):
+@pytest.mark.parametrize("shown", FILLED)
+def test_an_undeclared_fill_value_is_suspected_named_and_refused_by_extraction(tmp_path, shown):
+    values, fill, kind = FILLED[shown]
     cube = values.astype(kind)
     cube[2:4, 1] = fill
     path = write(tmp_path, cube)
     with pytest.warns(UserWarning, match="repeats as a fill value does.*--nodata"):
         scene = read_scene(path)
     assert scene.suspected_nodata == pytest.approx(fill)
-    assert f"{np.asarray(fill, kind):.8g}"[:6] in said(scene)["no-data value"]
+    assert said(scene)["no-data value"] == f"not given; {shown} is suspected (--nodata)"
     for extract in (vca, nfindr):
         with pytest.raises(ValueError, match=r"repeats in scene as a fill value does.*--nodata"):
             extract(jax.random.key(0), scene, 2)

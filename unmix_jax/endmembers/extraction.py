@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 from unmix_jax.endmembers.moments import Moments, ValidPixels
 from unmix_jax.endmembers.subspace import eigenvectors
 from unmix_jax.linalg import matmul, one_by_one
+from unmix_jax.scenes.lazy import shown
 from unmix_jax.scenes.reading import FILLS
 
 __all__ = ["Extraction", "nfindr", "vca"]
@@ -140,15 +141,16 @@ def _refuse_fill(
     for number, spectrum in enumerate(measured):
         others = np.delete(measured, number, axis=0)
         low, high = float(others.min()), float(others.max())
-        value = next((fill for fill in FILLS if (spectrum == fill).any()), None)
+        value = next((fill for fill in FILLS if (np.abs(spectrum - fill) <= 1e-6 * abs(fill)).any()), None)
         apart = max(low - spectrum[0], spectrum[0] - high)
         if value is None and len(spectrum) > 2 and (spectrum == spectrum[0]).all() and apart > high - low:
             value = float(spectrum[0])
         if value is not None:
             place = ", ".join(str(int(i)) for i in np.unravel_index(where[number], data.shape))
+            fill = shown(value)
             raise ValueError(
-                f"the pixel at ({place}) would become an endmember, but its value {value:.8g} looks like a fill value: "
-                f"open the scene with --nodata {value:.8g} (nodata={value:.8g}), or mask the pixel"
+                f"the pixel at ({place}) would become an endmember, but its value {fill} looks like a fill value: open "
+                f"the scene with --nodata {fill} (nodata={fill}), or mask the pixel"
             )
 
 

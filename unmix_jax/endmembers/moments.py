@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.lazy import NODATA, shown
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 
@@ -46,10 +46,10 @@ class ValidPixels:
         self.bands: int = values.shape[-1]
         self.values = values
         if scene is not None and scene.suspected_nodata is not None:
-            fill = scene.suspected_nodata
+            fill = shown(scene.suspected_nodata)
             raise ValueError(
-                f"the value {fill:.8g} repeats in {scene.name} as a fill value does, and would become an endmember: "
-                f"open the scene with --nodata {fill:.8g} (nodata={fill:.8g}), or --nodata none if it is a measurement"
+                f"the value {fill} repeats in {scene.name} as a fill value does, and would become an endmember: "
+                f"open the scene with --nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
             )
         self.nodata = {NODATA} if scene is None or scene.nodata is None else {NODATA, scene.nodata}
         good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.scenes.georeference import place_in_words
-from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.lazy import NODATA, shown
 from unmix_jax.scenes.reading import REFLECTANCE_UP_TO, looked_at
 from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Scene, SpectralAxis, SpectralLibrary
 
@@ -95,9 +95,9 @@ def _shortened(entries: tuple[str, ...]) -> str:
 def _nodata(scene: Scene) -> str:
     """What marks missing data."""
     if scene.stated_nodata is not None:
-        return f"{scene.stated_nodata:.8g}"
+        return shown(scene.stated_nodata)
     if scene.suspected_nodata is not None:
-        return f"not given; {scene.suspected_nodata:.8g} is suspected (--nodata)"
+        return f"not given; {shown(scene.suspected_nodata)} is suspected (--nodata)"
     return f"not given ({NODATA:g} would be taken as missing)"
 
 

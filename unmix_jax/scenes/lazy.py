@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NODATA", "LazyCube", "RasterBands"]
+__all__ = ["NODATA", "LazyCube", "RasterBands", "shown"]
 
 NODATA = -9999.0  # what marks missing data in the files of this field, unless they say otherwise
+
+
+def shown(value: float) -> str:
+    """A stored number as a user would write it: whole where it is whole, else as short as it can be in float32."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(np.float32(value))
 
 
 class LazyCube:

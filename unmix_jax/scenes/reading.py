@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unmix_jax.scenes.georeference import shifted
-from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.lazy import NODATA, LazyCube, shown
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
 
@@ -255,9 +255,10 @@ def finish(scene: Scene, told: Reading) -> Scene:
     if told.nodata is None:
         suspected = suspected_fill(_as_stored(scene, pixels), missing, good)
     if suspected is not None:
+        fill = shown(suspected)
         notes.append(
-            f"the value {suspected:g} repeats as a fill value does, but nothing says that it marks missing data: say "
-            f"so with --nodata {suspected:g} (nodata={suspected:g}), or --nodata none if it is a measurement"
+            f"the value {fill} repeats as a fill value does, but nothing says that it marks missing data: say so with "
+            f"--nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
         )
     return replace(scene, suspected_nodata=suspected, notes=(*scene.notes, *notes))
 
