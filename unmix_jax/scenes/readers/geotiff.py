@@ -153,7 +153,7 @@ def read_geotiff(path: Path, told: Reading) -> Scene:
         beside.supply(header)
         account = beside.account()
         file.notes += beside.notes
-    entries.carry(*(name for name in _all(entries) if DESCRIPTIVE.match(name)))
+    entries.carry("band names", *(name for name in _all(entries) if DESCRIPTIVE.match(name)))
     stated = None if nodata is None else float(np.ravel(nodata)[0])
     cube = LazyCube(source, nodata=NODATA if nodata is None else nodata, **scaling)
     own = entries.account()
@@ -199,7 +199,7 @@ def _opened(path: Path, rasterio: Any) -> _File:
             f"{path}: a row or a block of the file takes {max(row, block) / 2**30:.1f} GiB, more than can be read at "
             "once: write it in smaller tiles (gdal_translate -co TILED=YES)"
         )
-    file = _File(path, raster, [_band(raster, i, rasterio) for i in raster.indexes])
+    file = _File(path, raster, _bands(raster, rasterio))
     for domain in ("", *raster.tag_namespaces()):
         if domain.upper() not in STRUCTURE:
             start = f"{domain}:" if domain else ""
@@ -219,19 +219,25 @@ def _opened(path: Path, rasterio: Any) -> _File:
     return file
 
 
-def _band(raster: Any, number: int, rasterio: Any) -> _Band:
-    """What the file says of a band."""
-    at = number - 1
-    return _Band(
-        {_plain(name): value for name, value in raster.tags(number).items()},
-        dict(raster.tags(number, ns="IMAGERY")),
-        raster.descriptions[at] or "",
-        raster.units[at] or "",
-        float(raster.scales[at]),
-        float(raster.offsets[at]),
-        None if raster.nodatavals[at] is None else float(raster.nodatavals[at]),
-        raster.colorinterp[at] == rasterio.enums.ColorInterp.alpha,
-    )
+def _bands(raster: Any, rasterio: Any) -> list[_Band]:
+    """What the file says of each band."""
+    told = zip(
+        raster.descriptions, raster.units, raster.scales, raster.offsets, raster.nodatavals, raster.colorinterp,
+        strict=True,
+    )  # fmt: skip
+    return [
+        _Band(
+            {_plain(name): value for name, value in raster.tags(number).items()},
+            dict(raster.tags(number, ns="IMAGERY")),
+            description or "",
+            unit or "",
+            float(scale),
+            float(offset),
+            None if nodata is None else float(nodata),
+            color == rasterio.enums.ColorInterp.alpha,
+        )
+        for number, (description, unit, scale, offset, nodata, color) in enumerate(told, 1)
+    ]
 
 
 def _plain(name: str) -> str:
@@ -554,8 +560,8 @@ def _good(file: _File, bands: Sequence[_Band], entries: Entries) -> np.ndarray |
                 values = list(listed)
             else:
                 entries.use(f"{name} (bands)")
-            flags = [when if value is None else _flag(str(value), f"{file.path}: {name}") == when for value in values]
-            return np.asarray(flags)
+            where = f"{file.path}: {name}"
+            return np.asarray([value is None or _flag(str(value), where) == when for value in values])
     return None
 
 
