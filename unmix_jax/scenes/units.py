@@ -147,14 +147,14 @@ def missing(extra: str, package: str, what: str) -> ImportError:
 
 
 def existing(path: str | Path) -> Path:
-    """The path of a file that is there.
+    """The path of a file or a folder that is there.
 
     Raises:
         FileNotFoundError: it is not.
     """
     path = Path(path).expanduser()
-    if not path.is_file() and not (path.is_dir() and path.suffix.lower() == ".zarr"):
-        raise FileNotFoundError(f"{path}: no such file" + (" (it is a folder)" if path.is_dir() else ""))
+    if not path.is_file() and not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file")
     return path
 
 

@@ -1,40 +1,69 @@
 """Scenes and spectral libraries from files: two functions, which look at the suffix and at what lies beside it."""
 
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from unmix_jax.scenes.readers.arrays import read_array_library, read_array_scene, read_npy
-from unmix_jax.scenes.readers.envi import is_envi, read_envi_library, read_envi_scene
-from unmix_jax.scenes.readers.geotiff import read_geotiff
-from unmix_jax.scenes.readers.netcdf import read_netcdf
-from unmix_jax.scenes.readers.tables import read_table
 from unmix_jax.scenes.reading import Number, Reading, announced, finish, finish_library, noticing
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
 __all__ = ["read_library", "read_scene"]
 
-# What a reader is, by the suffix of its files. A reader takes a path and a `Reading`, and returns what the file says;
-# `finish` and `finish_library` do what is the same for all formats.
-SCENES: dict[str, Callable[[Path, Reading], Scene]] = {
-    ".npz": read_array_scene,
-    ".mat": read_array_scene,
-    ".zarr": read_array_scene,
-    ".npy": read_npy,
-    ".nc": read_netcdf,
-    ".nc4": read_netcdf,
-    ".tif": read_geotiff,
-    ".tiff": read_geotiff,
-}
-LIBRARIES: dict[str, Callable[[Path, Reading], SpectralLibrary]] = {
-    ".npz": read_array_library,
-    ".mat": read_array_library,
-    ".csv": read_table,
-    ".txt": read_table,
-    ".tsv": read_table,
-}
-WITH_KEYS = (".npz", ".mat", ".zarr", ".nc", ".nc4")  # formats whose arrays have names
+Reader = Callable[[Path, Reading], Any]
+Home = str  # "module:function" in this package: a format is imported when a file of it is met
+
+
+class Format(NamedTuple):
+    """A format of scenes: how its files are recognised, and who reads them.
+
+    Attributes:
+        read: its reader, which takes a path and a `Reading` and returns what the file says; `finish` and
+            `finish_library` then do what is the same for all formats.
+        suffixes: of its files; empty: any.
+        recognise: says by name or first bytes whether a path is of it; empty: the suffix says it.
+        keys: whether its arrays have names, which the user may give.
+    """
+
+    read: Home
+    suffixes: tuple[str, ...] = ()
+    recognise: Home = ""
+    keys: bool = False
+
+
+# In this order: a product's own layout before the format that it is written in.
+SCENES = (
+    Format("arrays:read_array_scene", (".npz", ".mat", ".zarr"), keys=True),
+    Format("arrays:read_npy", (".npy",)),
+    Format("prisma:read_prisma", (".he5",), "prisma:is_prisma"),
+    Format("enmap:read_enmap", (), "enmap:is_enmap"),
+    Format("desis:read_desis", (), "desis:is_desis"),
+    Format("hyperion:read_hyperion", (), "hyperion:is_hyperion"),
+    Format("multispectral:read_sentinel2", (), "multispectral:is_sentinel2"),
+    Format("multispectral:read_landsat", (), "multispectral:is_landsat"),
+    Format("multispectral:read_sentinel2_stack", (".tif", ".tiff"), "multispectral:is_sentinel2_stack"),
+    Format("geotiff:read_geotiff", (".tif", ".tiff")),
+    Format("netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),
+    Format("pds4:read_pds4", (), "pds4:is_pds4", keys=True),
+    Format("envi:read_envi_scene", (), "envi:is_envi"),
+    Format("isis:read_isis", (), "isis:is_isis"),
+    Format("pds3:read_pds3", (), "pds3:is_pds3"),
+)
+LIBRARIES = (
+    Format("arrays:read_array_library", (".npz", ".mat", ".zarr"), keys=True),
+    Format("envi:read_envi_library", (), "envi:is_envi", keys=True),
+    Format("pds3:read_pds3_library", (".tab", ".lbl"), "pds3:is_pds3"),
+    Format("tables:read_table", (".csv", ".txt", ".tsv", ".tab")),
+)
+FILES_OF_SCENES = (
+    "an ENVI file with its .hdr, GeoTIFF, NetCDF, HDF5, .npz, .npy, .mat, .zarr, PDS3, PDS4, ISIS, or a product of "
+    "PRISMA, EnMAP, DESIS, Hyperion, Sentinel-2 or Landsat"
+)
+FILES_OF_LIBRARIES = (
+    "an ENVI .sli with its .hdr, .csv, .txt, .tsv, .npz, .mat, .zarr, a laboratory's or field spectrometer's own file, "
+    "or a folder of such files"
+)
 
 
 def read_scene(
@@ -142,31 +171,50 @@ def read_library(
     return announced(library, warned, path)
 
 
-def _scene_reader(path: Path, told: Reading) -> Callable[[Path, Reading], Any]:
-    """The reader of a scene that is there."""
-    suffix = path.suffix.lower()
-    if told.keys and suffix not in WITH_KEYS:
-        raise ValueError(f"{path}: keys are for {', '.join(WITH_KEYS)} files")
-    if suffix in SCENES:
-        return SCENES[suffix]
-    if is_envi(path):
-        return read_envi_scene
-    raise ValueError(
-        f"{path}: a scene is an ENVI file with its .hdr, .npz, .npy, .mat, .zarr, .tif or .nc; suffix {suffix!r} is "
-        "none of these and there is no ENVI header beside it"
-    )
+def _scene_reader(path: Path, told: Reading) -> Reader:
+    """The reader of a scene that is there.
+
+    Raises:
+        ValueError: no format is recognised; keys for a format without names.
+    """
+    return _chosen(path, told, SCENES) or _refuse(path, "scene", FILES_OF_SCENES)
 
 
-def _library_reader(path: Path, told: Reading) -> Callable[[Path, Reading], Any]:
-    """The reader of a library that is there."""
+def _library_reader(path: Path, told: Reading) -> Reader:
+    """The reader of a library that is there: a laboratory's own format before the general ones.
+
+    Raises:
+        ValueError: as `_scene_reader`.
+    """
+    return _home("folders:recognise")(path) or _chosen(path, told, LIBRARIES) or _refuse(path, "library", FILES_OF_LIBRARIES)
+
+
+def _chosen(path: Path, told: Reading, formats: Iterable[Format]) -> Reader | None:
+    """The reader of the first of some formats that a path is of."""
     suffix = path.suffix.lower()
-    if told.keys and suffix not in (".npz", ".mat"):
-        raise ValueError(f"{path}: keys are for .npz and .mat files")
-    if suffix in LIBRARIES:
-        return LIBRARIES[suffix]
-    if is_envi(path):
-        return read_envi_library
-    raise ValueError(
-        f"{path}: a library is an ENVI .sli with its .hdr, .csv, .txt, .npz or .mat; suffix {suffix!r} is "
-        "none of these and there is no ENVI header beside it"
-    )
+    for form in formats:
+        if form.suffixes and suffix not in form.suffixes:
+            continue
+        if form.recognise and not _home(form.recognise)(path):
+            continue
+        if path.is_dir() and not form.recognise and suffix != ".zarr":
+            continue
+        if told.keys and not form.keys:
+            raise ValueError(f"{path}: keys name arrays, and the arrays of this format have no names: leave --key out")
+        return _home(form.read)
+    return None
+
+
+def _refuse(path: Path, what: str, known: str) -> Reader:
+    """Say which formats there are.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{path}: a {what} is {known}; this is none of these")
+
+
+def _home(name: Home) -> Callable[..., Any]:
+    """A function of this package by its home."""
+    module, _, function = name.partition(":")
+    return getattr(import_module(f"{__name__}.{module}"), function)
