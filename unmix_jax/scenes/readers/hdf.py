@@ -9,6 +9,7 @@ data files) and IV.A.2.i (layouts).
 """
 
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ EXPANSION = 2048
 FREE = 2**30
 AT_ONCE = 256 * 2**20  # bytes of the rows that are said to be stored together, where a chunk covers many rows
 STRIDED = 32 * 2**20  # bytes read at once where only every n-th row or column is kept
+SCANNED = 2**29  # bytes of a file that are looked through for heaps; of larger ones both ends, where metadata lie
 TEXTS = 256  # strings of variable length that are read at once: many may point at one and the same long text
 
 # Attributes by which netCDF-4 and HDF5 dimension scales hold themselves together; they describe no data.
@@ -39,7 +41,7 @@ MACHINERY = frozenset({
     "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS", "_Netcdf4Dimid", "_Netcdf4Coordinates",
     "_NCProperties", "_nc3_strict", "_NCCOPY",
 })  # fmt: skip
-NO_VARIABLE = b"This is a netCDF dimension but not a netCDF variable"  # what netCDF-4 writes as NAME of such a dataset
+NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable"  # what netCDF-4 writes as NAME of such a dataset
 
 
 class HdfFile:
@@ -73,6 +75,7 @@ class HdfFile:
         with readable(self.path, "it"):
             if not h5py.is_hdf5(str(self.path)):
                 raise ValueError(f"{self.path} is not an HDF5 (NetCDF-4) file, or it is truncated")
+            _check_heaps(self.path, self.size)
             self._file = h5py.File(self.path, "r", locking="best-effort")
         try:
             with readable(self.path, "its list of objects"):
@@ -224,13 +227,9 @@ class HdfFile:
 
     def is_bare_dimension(self, name: str) -> bool:
         """Whether a dataset only stands for a dimension of netCDF-4 that has no variable."""
-        h5 = self._h5
+        found = self._dataset(name)
         with readable(self.path, name):
-            found = self._dataset(name)
-            if not h5.h5a.exists(found, b"NAME"):
-                return False
-            said = self._attribute(h5.h5a.open(found, b"NAME"))
-            return isinstance(said, str) and said.startswith(NO_VARIABLE.decode())
+            return str(self._machinery(found, "NAME")).startswith(NO_VARIABLE)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Declared shape of a dataset; () of a scalar and of one without data."""
@@ -256,39 +255,59 @@ class HdfFile:
 
         None stands where an axis has neither.
         """
-        h5 = self._h5
         found = self._dataset(name)
         with readable(self.path, f"the dimensions of {name}"):
             rank = len(found.shape or ())
             names: list[str | None] = [None] * rank
-            if h5.h5ds.is_scale(found) and rank == 1:
+            scale = self._machinery(found, "CLASS") == "DIMENSION_SCALE"
+            if scale and rank == 1:
                 return (name.strip("/"),)
-            for axis in range(rank):
-                scales: list[int] = []
-                if h5.h5ds.get_num_scales(found, axis) > 0:
-                    h5.h5ds.iterate(found, axis, lambda scale, kept=scales: kept.append(_address(h5, scale)), 0)
-                names[axis] = next((self._names_of[at] for at in scales if at in self._names_of), None)
-            if h5.h5ds.is_scale(found) and None in names:  # a coordinate variable of several axes names them by numbers
+            for axis, addresses in enumerate(self._scales(found, rank)):
+                names[axis] = next((self._names_of[at] for at in addresses if at in self._names_of), None)
+            if scale and None in names:  # a coordinate variable of several axes names them by numbers
                 names = self._numbered_dimensions(found, names)
-            if not any(names) and h5.h5a.exists(found, b"DIMENSION_LABELS"):
-                labels = self._attribute(h5.h5a.open(found, b"DIMENSION_LABELS"))
-                labels = [labels] if isinstance(labels, str) else labels or []
-                if len(labels) == rank:
-                    names = [label or None for label in labels]
+            labels = None if any(names) else self._machinery(found, "DIMENSION_LABELS")
+            labels = [labels] if isinstance(labels, str) else labels or []
+            if len(labels) == rank:
+                names = [label or None for label in labels]
             return tuple(names)
+
+    def _machinery(self, found: Any, name: str) -> Any:
+        """The value of an attribute that holds netCDF-4 together; None where there is none."""
+        h5a = self._h5.h5a
+        return self._attribute(h5a.open(found, name.encode())) if h5a.exists(found, name.encode()) else None
+
+    def _scales(self, found: Any, rank: int) -> list[list[int]]:
+        """Addresses of the dimension scales of each axis.
+
+        The attribute is read as it stands: HDF5's own functions for dimension scales free memory twice when a
+        reference is damaged.
+        """
+        h5 = self._h5
+        if not h5.h5a.exists(found, b"DIMENSION_LIST"):
+            return []
+        attribute = h5.h5a.open(found, b"DIMENSION_LIST")
+        dtype = _numpy_type(attribute)
+        if tuple(attribute.shape) != (rank,) or dtype is None:
+            return []
+        if h5.check_ref_dtype(h5.check_vlen_dtype(dtype) or np.dtype("i1")) is not h5.Reference:
+            return []
+        stored = np.empty(rank, dtype)
+        attribute.read(stored)
+        return [
+            [
+                _address(h5, target) for reference in np.ravel(references)[:OBJECTS]
+                if reference and (target := h5.h5r.dereference(reference, self._file.id)) is not None
+            ]
+            for references in stored
+        ]  # fmt: skip
 
     def _numbered_dimensions(self, found: Any, names: list[str | None]) -> list[str | None]:
         """Dimensions of a netCDF-4 coordinate variable of several axes, which are given by number only."""
-        h5 = self._h5
-        if not h5.h5a.exists(found, b"_Netcdf4Coordinates"):
-            return names
-        numbers = np.atleast_1d(self._attribute(h5.h5a.open(found, b"_Netcdf4Coordinates"))).tolist()
-        by_number = {}
-        for name, dataset in self.names.items():
-            if h5.h5a.exists(dataset, b"_Netcdf4Dimid"):
-                by_number[self._attribute(h5.h5a.open(dataset, b"_Netcdf4Dimid"))] = name
+        numbers = np.ravel(self._machinery(found, "_Netcdf4Coordinates")).tolist()
         if len(numbers) != len(names):
             return names
+        by_number = {self._machinery(dataset, "_Netcdf4Dimid"): name for name, dataset in self.names.items()}
         return [by_number.get(number, old) for number, old in zip(numbers, names, strict=True)]
 
     def read(self, name: str, limit: int = WHOLE) -> np.ndarray:
@@ -586,6 +605,38 @@ def check_links(path: str | Path, *, limit: int | None = None) -> None:
             total = sum(math.prod(file.shape(name)) * max(1, file.dtype(name).itemsize) for name in file.names)
             if total > limit:
                 raise ValueError(f"{path} declares {total:,} bytes of arrays; {limit:,} may be read at once")
+
+
+def _check_heaps(path: Path, size: int) -> None:
+    """Refuse damaged heaps of texts and references: the HDF5 library (2.0 still) never returns from some of them.
+
+    Such a heap ("GCOL", HDF5 File Format Specification III.E) is a run of objects, each with its size, which the
+    library follows without looking whether it gets on.
+    """
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parts = [(0, size)] if size <= SCANNED else [(0, SCANNED // 4), (size - SCANNED // 4, size)]
+        for first, last in parts:
+            at = data.find(b"GCOL\x01", first, last)
+            while at >= 0:
+                for width in (8, 4):  # of lengths in this file; nearly all have 8, where 4 gives no plausible size
+                    length = int.from_bytes(data[at + 8 : at + 8 + width], "little")
+                    if 4096 <= length <= size - at:
+                        _follow_heap(data, at, length, width, path)
+                        break
+                at = data.find(b"GCOL\x01", at + 5, last)
+
+
+def _follow_heap(data: Any, start: int, length: int, width: int, path: Path) -> None:
+    """Go through the objects of a heap as the HDF5 library does."""
+    head = 8 + width
+    at, end = start + head, start + length
+    while at + head <= end:
+        number = int.from_bytes(data[at : at + 2], "little")
+        size = int.from_bytes(data[at + 8 : at + head], "little")
+        needed = size if number == 0 else head + size + -size % 8
+        if not 0 < needed <= end - at:
+            raise ValueError(f"{path}: a heap of texts at byte {start} is damaged")
+        at += needed
 
 
 def _references(file: HdfFile, name: str, found: Any) -> list[int]:
