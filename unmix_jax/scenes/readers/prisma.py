@@ -33,7 +33,6 @@ from unmix_jax.scenes.units import spectral_axis
 
 __all__ = ["is_prisma", "read_prisma"]
 
-NAME = re.compile(r"PRS_L(?:1|2B|2C|2D)_.*\.he5", re.IGNORECASE)
 SWATH = re.compile(r"HDFEOS/SWATHS/(PRS_L(1|2B|2C|2D)_HCO)/Data Fields/VNIR_Cube")
 TOP = 65535  # stored number of the greatest value at level 2
 ERRORS = {"1": (1, 2, 4), "2": (1, 2, 3, 4)}  # codes of the error matrices, by level, that make a value missing
@@ -51,8 +50,8 @@ CARRIED = (
 
 
 def is_prisma(path: Path) -> bool:
-    """Whether a file is called as PRISMA products are: ``PRS_L2D_….he5``."""
-    return NAME.fullmatch(path.name) is not None
+    """Whether a file may be a PRISMA product: its suffix is that of HDF-EOS5, ``.he5``."""
+    return path.suffix.lower() == ".he5"
 
 
 def read_prisma(path: Path, told: Reading) -> Scene:

@@ -325,7 +325,9 @@ def read(raster: Any, bands: Sequence[int], window: Any = None) -> np.ndarray:
     try:
         return raster.read(list(bands), window=window)
     except (OSError, ValueError) as error:  # RasterioIOError is an OSError
-        raise OSError(f"{raster.name} cannot be read; it is damaged or truncated ({_line(error)})") from None
+        raise OSError(
+            f"{raster.name} cannot be read; it is damaged or truncated ({_line(error.__cause__ or error)})"
+        ) from None
 
 
 class Marked:
