@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from unmix_jax.scenes.georeference import Place, grid_of
 from unmix_jax.scenes.scene import Scene
@@ -109,7 +109,7 @@ def grid_rows(scene: Scene) -> Iterator[tuple[int, np.ndarray]]:
         yield first, np.where(shown, (y - 1) * columns + x - 1, -1)
 
 
-def take(flat: np.ndarray, index: np.ndarray, fill: float) -> np.ndarray:
+def take(flat: np.ndarray, index: np.ndarray, fill: int | float) -> np.ndarray:
     """The pixels [pixel, ...] of an index, in its shape; `fill` where it is below zero."""
     found = flat[np.maximum(index, 0)]
     found[index < 0] = fill
@@ -117,8 +117,8 @@ def take(flat: np.ndarray, index: np.ndarray, fill: float) -> np.ndarray:
 
 
 def orthorectify(
-    values: Float[Any, "row column ..."], scene: Scene, *, fill: float = np.nan
-) -> Float[np.ndarray, "grid_row grid_column ..."]:
+    values: Shaped[Any, "row column ..."], scene: Scene, *, fill: int | float = np.nan
+) -> Shaped[np.ndarray, "grid_row grid_column ..."]:
     """Values of a swath on the grid of its table (GLT): each cell shows the pixel that the table names.
 
     Nothing is interpolated. Entries count from 1; a cell whose entry is 0 in one of the two is filled. Entries below
