@@ -69,7 +69,7 @@ class LazyCube:
         if self._scalar:
             return self.values(stored)
         # One number per band follows the bands that the index takes, so these must stand last, as they do in the cube.
-        bands = np.broadcast_to(np.arange(self.shape[-1]), self.shape)[index]
+        bands = np.asarray(np.broadcast_to(np.arange(self.shape[-1]), self.shape)[index])
         if bands.ndim and bands.size and not any(bands.strides[:-1]):  # bands stand last: one row of numbers serves all
             bands = bands[(0,) * (bands.ndim - 1)]
         return self.values(stored, bands)
@@ -107,7 +107,7 @@ class LazyCube:
         """
 
         def of(numbers: np.ndarray) -> Any:
-            return numbers if numbers.ndim == 0 or bands is None else numbers[bands]
+            return numbers if numbers.ndim == 0 or bands is None else np.asarray(numbers[bands])
 
         values = np.asarray(stored, self.dtype)
         if self._divisor != 1:

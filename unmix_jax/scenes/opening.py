@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix_jax.scenes.datasets import catalogue, load
-from unmix_jax.scenes.readers import read_library, read_scene
+from unmix_jax.scenes.readers import is_product, read_library, read_scene
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
 
 __all__ = ["open_any", "open_library", "open_scene"]
@@ -37,7 +37,7 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         hint = f" (there is {', '.join(near)})" if near else ""
         raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
     of_library = {key: value for key, value in options.items() if key != "columns"}
-    if Path(name).suffix.lower() in TABLES:
+    if Path(name).suffix.lower() in TABLES and not is_product(Path(name).expanduser()):
         if options.get("columns") is not None:
             raise ValueError(f"{name} is a list of spectra, which has no columns: leave --columns out")
         return read_library(name, **of_library)

@@ -9,7 +9,7 @@ from unmix_jax.scenes.reading import Number, Reading, announced, finish, finish_
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
-__all__ = ["read_library", "read_scene"]
+__all__ = ["is_product", "read_library", "read_scene"]
 
 Reader = Callable[[Path, Reading], Any]
 Home = str  # "module:function" in this package: a format is imported when a file of it is met
@@ -24,24 +24,26 @@ class Format(NamedTuple):
         suffixes: of its files; empty: any.
         recognise: says by name or first bytes whether a path is of it; empty: the suffix says it.
         keys: whether its arrays have names, which the user may give.
+        product: whether it is a sensor's product of several files, any of which may be named.
     """
 
     read: Home
     suffixes: tuple[str, ...] = ()
     recognise: Home = ""
     keys: bool = False
+    product: bool = False
 
 
 # In this order: a product's own layout before the format that it is written in.
 SCENES = (
     Format("arrays:read_array_scene", (".npz", ".mat", ".zarr"), keys=True),
     Format("arrays:read_npy", (".npy",)),
-    Format("prisma:read_prisma", (".he5",), "prisma:is_prisma"),
-    Format("enmap:read_enmap", (), "enmap:is_enmap"),
-    Format("desis:read_desis", (), "desis:is_desis"),
-    Format("hyperion:read_hyperion", (), "hyperion:is_hyperion"),
-    Format("multispectral:read_sentinel2", (), "multispectral:is_sentinel2"),
-    Format("multispectral:read_landsat", (), "multispectral:is_landsat"),
+    Format("prisma:read_prisma", (".he5",), "prisma:is_prisma", product=True),
+    Format("enmap:read_enmap", (), "enmap:is_enmap", product=True),
+    Format("desis:read_desis", (), "desis:is_desis", product=True),
+    Format("hyperion:read_hyperion", (), "hyperion:is_hyperion", product=True),
+    Format("multispectral:read_sentinel2", (), "multispectral:is_sentinel2", product=True),
+    Format("multispectral:read_landsat", (), "multispectral:is_landsat", product=True),
     Format("multispectral:read_sentinel2_stack", (".tif", ".tiff"), "multispectral:is_sentinel2_stack"),
     Format("geotiff:read_geotiff", (".tif", ".tiff")),
     Format("netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),
@@ -171,6 +173,15 @@ def read_library(
     return announced(library, warned, path)
 
 
+def is_product(path: Path) -> bool:
+    """Whether a file or folder belongs to a sensor's product, whatever its suffix says.
+
+    Args:
+        path: a file or folder that is there.
+    """
+    return any(form.product and _home(form.recognise)(path) for form in SCENES)
+
+
 def _scene_reader(path: Path, told: Reading) -> Reader:
     """The reader of a scene that is there.
 
@@ -186,7 +197,8 @@ def _library_reader(path: Path, told: Reading) -> Reader:
     Raises:
         ValueError: as `_scene_reader`.
     """
-    return _home("folders:recognise")(path) or _chosen(path, told, LIBRARIES) or _refuse(path, "library", FILES_OF_LIBRARIES)
+    own: Reader | None = _home("folders:recognise")(path)
+    return own or _chosen(path, told, LIBRARIES) or _refuse(path, "library", FILES_OF_LIBRARIES)
 
 
 def _chosen(path: Path, told: Reading, formats: Iterable[Format]) -> Reader | None:
