@@ -102,15 +102,19 @@ def test_the_data_file_finds_its_label(tmp_path):
     assert not is_pds3(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("per_line", [False, True])
-def test_prefixes_and_suffixes_of_lines(tmp_path, order, per_line):
+@pytest.mark.parametrize(
+    ("order", "lines_of"),
+    [
+        ("BAND_SEQUENTIAL", "a band"),
+        ("SAMPLE_INTERLEAVED", "all"),
+        ("LINE_INTERLEAVED", "a band"),
+        ("LINE_INTERLEAVED", "all"),
+    ],
+)
+def test_prefixes_and_suffixes_of_lines(tmp_path, order, lines_of):
     cube = cube_of("<i2")
     file_order = cube.transpose({"bsq": (2, 0, 1), "bil": (0, 2, 1), "bip": (0, 1, 2)}[ORDERS[order]])
-    runs = file_order.reshape(ROWS, -1) if order == "SAMPLE_INTERLEAVED" or (per_line and "LINE" in order) else None
-    runs = file_order.reshape(-1, COLUMNS) if runs is None else runs
-    if order == "BAND_SEQUENTIAL" and per_line:
-        pytest.skip("lines of a band are lines")
+    runs = file_order.reshape(ROWS, -1) if lines_of == "all" else file_order.reshape(-1, COLUMNS)
     body = b"".join(b"\xaa" * 6 + run.tobytes() + b"\xbb" * 3 for run in runs)
     entries = image_entries(cube, order, "LSB_INTEGER", LINE_PREFIX_BYTES=6, LINE_SUFFIX_BYTES=3)
     path = pds3(tmp_path / "A.LBL", body, entries, top={"RECORD_BYTES": 9 + runs.shape[1] * 2})
@@ -173,6 +177,22 @@ def test_places_are_those_of_gdal(tmp_path, kind):
         here, there = (transform(_geographic(crs), crs, *points) for crs in (ours, raster.crs))
         np.testing.assert_allclose(here, there, atol=1e-3)
     assert "MARS" in scene.header["crs"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lon"), [("SINUSOIDAL", 77.0), ("EQUIRECTANGULAR", 77.0), ("SIMPLE CYLINDRICAL", 0.0)]
+)
+def test_places_of_isis_2_are_those_of_gdal(tmp_path, kind, lon):
+    cube = cube_of("<f4")
+    group = map_group(kind, CENTER_LONGITUDE=lon)
+    path = qube(tmp_path / "A.cub", cube, ("SAMPLE", "LINE", "BAND"), bins=group)
+    scene = read(path)
+    with rasterio.open(path) as raster:
+        np.testing.assert_array_equal(np.moveaxis(raster.read(), 0, -1), cube)
+        np.testing.assert_allclose(scene.header["transform"], tuple(raster.transform)[:6], rtol=1e-6)
+        ours = rasterio.crs.CRS.from_wkt(scene.header["crs"])
+        here, there = (transform(_geographic(crs), crs, [70.0, 80.0], [5.0, 30.0]) for crs in (ours, raster.crs))
+        np.testing.assert_allclose(here, there, atol=1e-3)
 
 
 def test_places_that_gdal_does_not_give():
@@ -730,7 +750,12 @@ def test_entries_that_stand_twice(tmp_path):
 
 def test_entries_that_are_not_understood_are_listed(tmp_path):
     cube = cube_of("<f4")
-    more = {"MRO:RADIANCE_OFFSET_TABLE": "5", "NOTE": '"text"', "START_TIME": "2010-04-05T18:15:55.134"}
+    more = {
+        "MRO:RADIANCE_OFFSET_TABLE": "5",
+        "MRO:INVALID_PIXELS": "{\n}",
+        "NOTE": '"text"',
+        "START_TIME": "2010-04-05T18:15:55.134",
+    }
     path = pds3(tmp_path / "A.LBL", stored(cube, "bsq"), image_entries(cube, WARP_FACTOR=9), top=more)
     scene = read(path)
     assert set(scene.account.unknown) == {"MRO:RADIANCE_OFFSET_TABLE", "IMAGE.WARP_FACTOR"}

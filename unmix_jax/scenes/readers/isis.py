@@ -8,7 +8,6 @@ References:
     ISIS (U.S. Geological Survey), cube format and label dictionary, `SpecialPixel.h`; GDAL, driver ISIS3.
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.scenes.readers.odl import Block, Label, beside, line_of_text, read_label, sibling
-from unmix_jax.scenes.readers.planetary import Tiles, cube_of, mapped, metres, quantity_of, stored_unit, wkt_of
+from unmix_jax.scenes.readers.planetary import (
+    Tiles,
+    cube_of,
+    local_radius,
+    mapped,
+    metres,
+    quantity_of,
+    stored_unit,
+    wkt_of,
+)
 from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Scene, SpectralAxis
 from unmix_jax.scenes.units import axis_of_names, existing, in_file, spectral_axis
@@ -224,10 +232,7 @@ def _map(label: Label, group: Block) -> dict[str, Any] | str:
     if label.word(group, "LONGITUDEDIRECTION") == "POSITIVEWEST":
         numbers["lon"] *= -1  # samples run to the east in any case
     if re.sub("[^A-Z]", "", kind) == "EQUIRECTANGULAR":
-        # ISIS computes this projection on a sphere with the radius of the body at the centre of the map.
-        angle = math.radians(numbers["lat"])
-        local = equatorial * polar / math.hypot(polar * math.cos(angle), equatorial * math.sin(angle))
-        equatorial = polar = local
+        equatorial = polar = local_radius(equatorial, polar, numbers["lat"])
     centric = label.word(group, "LATITUDETYPE") == "PLANETOCENTRIC"
     target = label.text(group, "TARGETNAME") or label.text(label.root.find("Instrument"), "TARGETNAME")
     crs = wkt_of(kind, target=target, equatorial=equatorial, polar=polar, centric=centric, **numbers)

@@ -46,7 +46,10 @@ MOST_TOKENS = 200_000  # words and signs
 ABSENT = ("", "N/A", "NA", "NULL", "UNK", "UNKNOWN", "NONE", "NOT APPLICABLE")  # words for "no value" in labels
 # Words in names of entries that may change numbers or mark bad values. An entry outside the image that is named so, and
 # that no reader uses, is listed as not understood; all others outside the image describe the observation.
-WEIGHTY = re.compile(r"SCAL(E|ING)|FACTOR|OFFSET|GAIN|CONSTANT|_NULL|INVALID|MISSING|BAD_|SATURATION|MULTIPLIER|_BASE$")
+WEIGHTY = re.compile(
+    r"(?!.*(_NUMBER|_ID|_FLAG|_FILE|_NAME|_DESC|_COUNT|_TYPE|_TEMPERATURE)$)"
+    r".*(\b|_)(SCALE|SCALING|FACTOR|OFFSET|GAIN|CONSTANT|NULL|INVALID|MISSING|BAD|SATURATION|MULTIPLIER)(\b|_)"
+)
 
 
 class Value(NamedTuple):
@@ -348,7 +351,8 @@ class Label:
                 continue
             parts = above.split(".")
             foreign = any(".".join(parts[: i + 1]) in others for i in range(len(parts)))
-            if foreign or not WEIGHTY.search(keyword.upper()):
+            empty = _says_nothing(str(self.entries.peek(name)).strip("(), "))
+            if foreign or empty or not WEIGHTY.match(keyword.upper()):
                 self.entries.carry(name)
 
 

@@ -44,6 +44,7 @@ from unmix_jax.scenes.readers.odl import (
 )
 from unmix_jax.scenes.readers.planetary import (
     cube_of,
+    local_radius,
     mapped,
     metres,
     pds3_type,
@@ -262,7 +263,7 @@ def _scene(label: Label, label_path: Path, image: _Object, told: Reading) -> Sce
     if beside_it is not None and beside_it.header.flags(bands) is not None:
         flags = beside_it.header.flags(bands)
         good = flags if good is None else good & flags
-    label_crs = _place(label, block, notes)
+    label_crs = _place(label, image, notes)
     location = {} if label_crs else location_beside(mission, data, (rows, columns), _opened)
     label.carry_outside(block)
     _carry_inside(label, block)
@@ -502,13 +503,13 @@ def _quantity(label: Label, image: _Object, mission: str) -> str | None:
     return named
 
 
-def _place(label: Label, block: Block, notes: list[str]) -> dict[str, Any]:
+def _place(label: Label, image: _Object, notes: list[str]) -> dict[str, Any]:
     """Coordinate system and transform by IMAGE_MAP_PROJECTION; empty, with a note, where they cannot be expressed."""
-    group = block.find("IMAGE_MAP_PROJECTION") or label.root.find("IMAGE_MAP_PROJECTION")
+    group = image.block.find("IMAGE_MAP_PROJECTION") or label.root.find("IMAGE_MAP_PROJECTION")
     if group is None or not label.word(group, "MAP_PROJECTION_TYPE"):
         return {}
     try:
-        place = _map(label, group)
+        place = _map(label, group, image.pointer == "^QUBE")
     except ValueError as error:
         notes.append(f"the map projection of the label is not understood, the image has no place: {error}")
         return {}
@@ -518,8 +519,8 @@ def _place(label: Label, block: Block, notes: list[str]) -> dict[str, Any]:
     return place
 
 
-def _map(label: Label, group: Block) -> dict[str, Any] | str:
-    """Coordinate system and transform of a map, or why there are none."""
+def _map(label: Label, group: Block, of_isis2: bool) -> dict[str, Any] | str:
+    """Coordinate system and transform of a map, or why there are none; ISIS 2 has rules of its own (GDAL, ISIS2)."""
     kind = label.word(group, "MAP_PROJECTION_TYPE")
     turned = label.number(group, "MAP_PROJECTION_ROTATION")
     if turned not in (None, 0.0):
@@ -540,6 +541,8 @@ def _map(label: Label, group: Block) -> dict[str, Any] | str:
     numbers["lon"] *= 1 if east else -1
     if kind == "MERCATOR" and numbers["first"]:  # the latitude of true scale
         numbers["lat"] = numbers["first"]
+    if of_isis2 and kind.startswith("EQUIRECTANGULAR"):  # otherwise the label has the radius of the sphere
+        equatorial = polar = local_radius(equatorial, polar, numbers["lat"])
     system = label.word(group, "COORDINATE_SYSTEM_NAME", "PROJECTION_LATITUDE_TYPE")
     target = label.text(label.root, "TARGET_NAME") or label.text(group, "TARGET_NAME")
     crs = wkt_of(kind, target=target, equatorial=equatorial, polar=polar, centric=system == "PLANETOCENTRIC", **numbers)
@@ -557,8 +560,10 @@ def _map(label: Label, group: Block) -> dict[str, Any] | str:
     line, sample = (label.number(group, f"{axis}_PROJECTION_OFFSET") for axis in ("LINE", "SAMPLE"))
     if line is None or sample is None:
         return "the map projection has no LINE_PROJECTION_OFFSET or SAMPLE_PROJECTION_OFFSET: the image has no place"
-    # The offsets lead from the centre of the first pixel to the origin of the projection, downwards and to the right.
-    return {"crs": crs, "transform": (scale, 0.0, -(sample + 0.5) * scale, 0.0, -scale, (line + 0.5) * scale)}
+    # The offsets lead from the centre of the first pixel to the origin of the projection, downwards and to the right;
+    # those of ISIS 2 lead from the origin to the centre of the first pixel.
+    right, down = (sample - 0.5, line - 0.5) if of_isis2 else (-(sample + 0.5), -(line + 0.5))
+    return {"crs": crs, "transform": (scale, 0.0, right * scale, 0.0, -scale, -down * scale)}
 
 
 def _carry_inside(label: Label, block: Block) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Marked",
     "Tiles",
     "cube_of",
+    "local_radius",
     "mapped",
     "metres",
     "pds3_type",
@@ -395,6 +396,18 @@ def wkt_of(
         'PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1],AXIS["Easting",EAST],'
         'AXIS["Northing",NORTH]]'
     )
+
+
+def local_radius(equatorial: float, polar: float, latitude: float) -> float:
+    """The radius of the sphere on which ISIS computes an equirectangular map: that of the body at its centre.
+
+    Args:
+        equatorial: radius of the body.
+        polar: radius of the body, in the same unit.
+        latitude: planetocentric, of the centre, in degrees.
+    """
+    angle = math.radians(latitude)
+    return equatorial * polar / math.hypot(polar * math.cos(angle), equatorial * math.sin(angle))
 
 
 def metres(value: Value, default: str) -> float:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from unmix_jax.scenes.readers.missions import CRISM_FILL
 from unmix_jax.scenes.readers.odl import ABSENT, LABEL_BYTES, Block, Label, beside, located, parse_label, sibling
 from unmix_jax.scenes.readers.planetary import mapped, pds3_type, quantity_of, special_value, stored_unit
 from unmix_jax.scenes.reading import Reading
@@ -42,7 +43,6 @@ CHANNELS = {143: 2, 148: 2, 286: 1, 296: 1}  # number of channels to steps betwe
 CHUNK = 4096  # rows whose spectra are gathered at once: some megabytes
 CONSTANTS = ("MISSING_CONSTANT", "INVALID_CONSTANT", "UNKNOWN_CONSTANT", "NOT_APPLICABLE_CONSTANT", "NULL_CONSTANT")
 NOT_SPECTRA = re.compile(r"(?i)raw|error|uncertain|std|standard_dev|sigma|noise|interferogram")
-CRISM_FILL = 65535.0
 DESCRIPTIVE = re.compile(
     r"(NAME|ALIAS_NAME|DESCRIPTION|FORMAT|COLUMN_NUMBER|UNIT|COLUMNS|.*KEYS?|.*MINIMUM|.*MAXIMUM|NOTE|.*DESC|"
     r"INTERCHANGE_FORMAT|BIT_.*|BITS|START_BIT|START_BYTE|BYTES|DATA_TYPE|ITEM.*|.*_ID)$"
