@@ -536,8 +536,8 @@ def _written(place: Place, shape: tuple[int, ...]) -> tuple[dict[str, str], list
     known = parts[0] in ("UTM", "Geographic Lat/Lon") and system.datum is not None
     if text is None and info is None and not known:
         return entries, [
-            f"The ENVI maps carry no coordinate system: {_short(system.name)!r} cannot be written without rasterio "
-            "(extra geo)."
+            f"The ENVI maps carry no coordinate system: {_short(system.name)!r} has no form in an ENVI header, or none "
+            "that is known without rasterio (extra geo). GeoTIFFs (--maps geotiff) keep it."
         ]
     return entries, []
 
