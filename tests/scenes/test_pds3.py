@@ -99,6 +99,10 @@ def test_the_data_file_finds_its_label(tmp_path):
     assert is_pds3(tmp_path / "A.LBL")
     (tmp_path / "B.IMG").write_bytes(b"\0" * 100)
     assert not is_pds3(tmp_path / "B.IMG")
+    (tmp_path / "B.LBL").write_bytes((tmp_path / "A.LBL").read_bytes())
+    assert not is_pds3(tmp_path / "B.IMG")  # the label beside it is that of another file
+    (tmp_path / "A.HDR").write_text("ENVI\n")
+    assert not is_pds3(tmp_path / "A.HDR")
     assert not is_pds3(tmp_path / "absent")
 
 

@@ -336,4 +336,9 @@ def test_what_is_a_label(tmp_path):
     (tmp_path / "b.xml").write_text("<?xml version='1.0'?><kml xmlns='http://www.opengis.net/kml/2.2'/>")
     assert not is_pds4(tmp_path / "b.xml")
     assert not is_pds4(tmp_path / "absent.xml")
+    (tmp_path / "a.hdr").write_text("ENVI\n")
+    (tmp_path / "a.tab").write_text("1 2\n")
+    (tmp_path / "a").mkdir()
+    for name in ("a.hdr", "a.tab", "a"):
+        assert not is_pds4(tmp_path / name)
     assert stored(cube_of("<f4"), "bsq") == (tmp_path / "a.img").read_bytes()

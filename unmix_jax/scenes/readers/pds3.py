@@ -34,6 +34,7 @@ from unmix_jax.scenes.readers.missions import (
     themis_axis,
 )
 from unmix_jax.scenes.readers.odl import (
+    LABEL_BYTES,
     Block,
     Label,
     line_of_text,
@@ -151,16 +152,19 @@ def read_pds3_library(path: Path, told: Reading) -> SpectralLibrary:
 
 
 def _label_path(path: Path) -> Path | None:
-    """The label of a file that is there; None: it has none."""
-    names = [f"{path.stem}.LBL", f"{path.name}.LBL"]
-    if (by_rule := m3_label(path.name)) is not None:
-        names.append(by_rule)
-    for candidate in (path, sibling(path, *names)):
-        if candidate is not None:
-            with candidate.open("rb") as file:
-                if HEAD.search(file.read(HEAD_BYTES)):
-                    return candidate
-    return None
+    """The label of a file that is there: its beginning, or a file beside it that names it; None: it has none."""
+    with path.open("rb") as file:
+        if HEAD.search(file.read(HEAD_BYTES)):
+            return path
+    by_rule = m3_label(path.name)
+    names = [f"{path.stem}.LBL", f"{path.name}.LBL", *([by_rule] if by_rule is not None else [])]
+    label_path = sibling(path, *names)
+    if label_path is None or path.suffix.lower() == ".hdr":  # an ENVI header is read as what it is
+        return None
+    with label_path.open("rb") as file:
+        text = file.read(LABEL_BYTES)
+    named = path.name.upper().encode("latin-1", "replace") in text.upper()
+    return label_path if named and HEAD.search(text[:HEAD_BYTES]) else None
 
 
 def _label_of(path: Path) -> Path:
@@ -172,7 +176,7 @@ def _label_of(path: Path) -> Path:
     """
     label_path = _label_path(existing(path))
     if label_path is None:
-        raise ValueError(f"no PDS3 label in the file or beside it ({path.stem}.LBL)")
+        raise ValueError(f"no PDS3 label in the file, and none beside it that names it ({path.stem}.LBL)")
     return label_path
 
 

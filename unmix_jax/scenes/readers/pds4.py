@@ -176,21 +176,31 @@ def read_pds4(path: Path, told: Reading) -> Scene:
     with in_file(path):
         label_path = _label_path(existing(path))
         if label_path is None:
-            raise ValueError(f"no PDS4 label: neither the file nor {path.stem}.xml beside it is one")
+            raise ValueError(f"no PDS4 label: the file is none, and {path.stem}.xml beside it is none that names it")
         label = _Xml(_parse(label_path))
         area, array = _chosen(label, None if label_path == path else path, told)
         return _scene(label, label_path, area, array, told)
 
 
 def _label_path(path: Path) -> Path | None:
-    """The PDS4 label of a file; None: it has none."""
-    for candidate in (path, sibling(path, f"{path.stem}.xml", f"{path.stem}.lblx")):
-        if candidate is not None and candidate.is_file():
-            with candidate.open("rb") as file:
-                head = file.read(HEAD_BYTES)
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"pds.nasa.gov/pds4/pds/" in head:
-                return candidate
-    return None
+    """The PDS4 label of a file: the file itself, or one beside it that names it; None: it has none."""
+    if not path.is_file():
+        return None
+    if _is_label(path):
+        return path
+    label_path = sibling(path, f"{path.stem}.xml", f"{path.stem}.lblx")
+    if label_path is None or path.suffix.lower() == ".hdr" or not _is_label(label_path):
+        return None
+    with label_path.open("rb") as file:
+        named = path.name.lower().encode() in file.read(LABEL_BYTES).lower()
+    return label_path if named else None
+
+
+def _is_label(path: Path) -> bool:
+    """Whether a file begins as a PDS4 label does."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"pds.nasa.gov/pds4/pds/" in head
 
 
 def _parse(path: Path) -> Element:
