@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from unmix_jax.results import (
     read_results,
     write_results,
 )
-from unmix_jax.scenes.library_files import library_names, write_library
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary, header_of
 from unmix_jax.types import Solution
 
@@ -283,31 +281,3 @@ def test_shapes_that_do_not_belong_together(tmp_path):
     with pytest.raises(ValueError, match=r"\(4, 6, 2\).*\(4, 6, 3\)"):
         write_results(tmp_path / "run", make_solution(abundances[..., :2]), scene, endmembers=library)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("ending", "unit"), [*product((".sli", ".csv", ".npz"), ("nm", "cm-1")), (".sli", None), (".npz", None)]
-)
-def test_libraries_are_read_back(tmp_path, ending, unit):
-    from unmix_jax.scenes.readers import read_library
-
-    rng = np.random.default_rng(1)
-    axis = None if unit is None else SpectralAxis(np.linspace(400, 2400, 30), None, unit)
-    library = SpectralLibrary(rng.uniform(0.1, 0.9, (3, 30)).astype(np.float32), axis, ("a b", "c, d", "é"))
-    path = write_library(tmp_path / f"library{ending}", library)
-    back = read_library(path)
-    assert_close(np.asarray(back.spectra), library.spectra)
-    assert back.names == (("a b", "c- d", "é") if ending == ".sli" else library.names)
-    if unit is not None:
-        assert back.axis.unit == unit
-        assert_close(np.asarray(back.axis.centers), axis.centers)
-
-
-def test_unknown_library_format(tmp_path):
-    _, library, _ = make_scene()
-    with pytest.raises(ValueError, match=r"\.sli, \.csv or \.npz"):
-        write_library(tmp_path / "library.txt", library)
-
-
-def test_nameless_endmembers_get_numbers():
-    assert library_names(SpectralLibrary(np.ones((2, 3)))) == ("endmember 1", "endmember 2")

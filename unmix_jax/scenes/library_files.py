@@ -37,7 +37,7 @@ Reference for formulas in CSV: CWE-1236, improper neutralization of formula elem
 import csv
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ __all__ = [
     "check_library_suffix",
     "library_arrays",
     "library_names",
-    "texts_of_arrays",
     "texts_of_header",
+    "unescaped",
     "write_library",
 ]
 
@@ -355,7 +355,8 @@ def _texts(library: SpectralLibrary, *, matlab: bool) -> dict[str, Any]:
     astral = [c for of in texts.values() for text in of for c in text if ord(c) > 0xFFFF] if matlab else []
     also = "".join(sorted(set(astral)))
     escape = any(not text or escaped(text, also) != text.replace("\\", "\\\\") for of in texts.values() for text in of)
-    if escape:
+    if escape or quantity_in(library.quantity.replace("_", " ")) not in (None, library.quantity):  # taken as it stands
+        escape = True
         texts = {name: tuple(escaped(text, also) for text in of) for name, of in texts.items()}
     arrays: dict[str, Any] = {}
     for name, of in texts.items():
@@ -365,16 +366,3 @@ def _texts(library: SpectralLibrary, *, matlab: bool) -> dict[str, Any]:
         else:
             arrays[name] = np.asarray(of, np.str_)
     return {**arrays, "text_escapes": np.True_} if escape else arrays
-
-
-def texts_of_arrays(texts: Mapping[str, Sequence[str]], escapes: bool) -> dict[str, tuple[str, ...]]:
-    """Names, classes and the quantity out of the arrays of a library.
-
-    Args:
-        texts: as they are stored, by the names of their arrays.
-        escapes: what ``text_escapes`` says.
-
-    Raises:
-        ValueError: a text holds a backslash that begins no escape.
-    """
-    return {name: tuple(unescaped(text) if escapes else text for text in of) for name, of in texts.items()}

@@ -30,6 +30,7 @@ MOST_CELLS = 32_000_000
 LONGEST_CELL = 100_000  # characters between quotation marks; the csv module allows 131 072
 LOOKED_AT_LINES = 200  # lines by which the separator and the decimal mark are chosen
 LOOKED_AT_CHARACTERS = 2**18
+KNOWN_CELLS = 10_000  # different texts whose meaning is kept while a table is read
 KEPT_LINES = 100  # comments and lines of text above a table that are kept
 
 # What spreadsheets (English, German; #N/D in Romance languages), R, pandas, SAS and the C library write for "no value".
@@ -40,6 +41,7 @@ NO_VALUE = frozenset(
         "#null!", "1.#qnan", "1.#ind", "-1.#ind",
     )
 )  # fmt: skip
+BEGIN_NUMBERS = frozenset("0123456789+-.,−iI")  # i: infinity
 BLANK = " "  # stands for any white space between cells
 SEPARATORS = ("\t", ";", ",", BLANK)  # in this order where several make equally many numbers
 # A group of one mark at most, so that thousands separators are no numbers.
@@ -136,6 +138,8 @@ def grouped(text: str) -> bool:
 
 def spoilt(text: str) -> bool:
     """Whether a text that is no number was meant as one: another decimal mark, thousands separators, per cent."""
+    if text[:1] not in BEGIN_NUMBERS:
+        return False
     bare = text.rstrip("% ")
     return PLAIN.fullmatch(bare) is not None or GROUPED.fullmatch(bare) is not None
 
@@ -202,9 +206,12 @@ def _encoding(path: Path) -> str:
             raise ValueError("the file holds zero bytes, so it is no text table")
         for encoding in ("utf-8", "cp1252"):
             file.seek(0)
-            decoder = codecs.getincrementaldecoder(encoding)()
+            decoder, lines = codecs.getincrementaldecoder(encoding)(), 0
             try:
                 while part := file.read(2**20):
+                    lines += part.count(b"\n")
+                    if lines > MOST_LINES:
+                        raise ValueError(f"a text table of more than {MOST_LINES} lines is not read: save it as .npz")
                     decoder.decode(part)
                 decoder.decode(b"", final=True)
             except UnicodeDecodeError:
@@ -269,7 +276,15 @@ def _is_comment(line: str) -> bool:
 
 def _numbers_in(sample: Iterable[str], separator: str) -> int:
     """How many cells are numbers, with a decimal dot or comma, when lines are cut at a separator."""
-    return sum(PLAIN.fullmatch(cell) is not None for line in sample for cell in cells_of(line, separator))
+    return sum(PLAIN.fullmatch(cell) is not None for line in sample for cell in _cut(line, separator))
+
+
+def _cut(line: str, separator: str) -> list[str]:
+    """The cells of a line by which the separator is chosen; none where it cannot be cut."""
+    try:
+        return cells_of(line, separator)
+    except ValueError:
+        return []
 
 
 def _decimal_comma(sample: Iterable[str], separator: str) -> bool:
@@ -280,7 +295,7 @@ def _decimal_comma(sample: Iterable[str], separator: str) -> bool:
     """
     dots = commas = groups = 0
     for line in sample:
-        for cell in cells_of(line, separator):
+        for cell in _cut(line, separator):
             if found := PLAIN.fullmatch(cell):
                 mark = found[1] or found[2]
                 dots += mark == "."
@@ -307,7 +322,10 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, str]]:
             if _is_empty(line):
                 continue
         if '"' in line and (opened or not _is_comment(line)):
-            opened = _open_after(line, separator, opened)
+            try:
+                opened = _open_after(line, separator, opened)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
         parts.append(line)
         length += len(line)  # of the lines after the first one
         if opened and length > LONGEST_CELL:
@@ -321,30 +339,14 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, str]]:
 
 
 def _open_after(line: str, separator: str, opened: bool) -> bool:
-    """Whether a quoted cell is still open at the end of a line."""
+    """Whether a quoted cell is still open at the end of a line: whether the line would take another one in."""
     if separator == BLANK:
         line = line.replace("\t", BLANK)
-    at = 0
-    while at < len(line):
-        if not opened:
-            while at < len(line) and line[at] == " " != separator:
-                at += 1
-            opened = line.startswith('"', at)
-            if opened:
-                at += 1
-                continue
-        else:
-            at = line.find('"', at)
-            if at < 0:
-                return True
-            if line.startswith('"', at + 1):  # a quotation mark inside the cell
-                at += 2
-                continue
-            opened, at = False, at + 1
-        at = line.find(separator, at) + 1
-        if at == 0:
-            return False
-    return opened
+    try:
+        rows = list(csv.reader(['"' + line if opened else line, "next"], delimiter=separator, skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"a quoted cell cannot be read: {error}") from None
+    return len(rows) == 1
 
 
 def cells_of(record: str, separator: str) -> list[str]:
@@ -373,6 +375,7 @@ class _Lines:
         self.at = array("q")  # the line of the file in which each row begins
         self.lengths = array("q")
         self.filled = array("q")  # cells up to the last one that is not empty
+        self._known: dict[str, tuple[float, int]] = {}  # what cells that repeat were read as
         self.comments: list[str] = []
         self.last_comment = 0, ""  # line and text of the last comment above the first row
 
@@ -395,15 +398,14 @@ class _Lines:
                 cells = cells_of(record, self.separator)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-            filled = 0
-            for place, cell in enumerate(cells, 1):
-                value, kind = self._read(cell)
-                filled = place if cell else filled
-                self.numbers.append(value)
-                self.kinds.append(kind)
+            filled = len(cells)
+            while filled and not cells[filled - 1]:
+                filled -= 1
             if not filled:
-                del self.numbers[len(self.numbers) - len(cells) :], self.kinds[len(self.kinds) - len(cells) :]
                 return
+            read = [self._known.get(cell) or self._read(cell) for cell in cells]
+            self.numbers.extend([value for value, _ in read])
+            self.kinds.extend([kind for _, kind in read])
             self.lengths.append(len(cells))
             self.filled.append(filled)
         else:
@@ -430,16 +432,22 @@ class _Lines:
 
     def _read(self, cell: str) -> tuple[float, int]:
         """A cell as a number, and its kind."""
-        if not cell or cell.lower() in NO_VALUE:
-            return np.nan, MISSING
+        read = self._number(cell) if cell[:1] in BEGIN_NUMBERS else None
+        if read is None:
+            read = np.nan, MISSING if cell.lower() in NO_VALUE else TEXT
+        if len(self._known) < KNOWN_CELLS:
+            self._known[cell] = read
+        return read
+
+    def _number(self, cell: str) -> tuple[float, int] | None:
+        """A cell as a number; None where it is none, or has another decimal mark than the table."""
         text = cell.replace("−", "-")
         found = PLAIN.fullmatch(text)
         if not found:
-            infinite = text.lower().lstrip("+-") in ("inf", "infinity")
-            return (float(text), NUMBER) if infinite else (np.nan, TEXT)
+            return (float(text), NUMBER) if text.lower().lstrip("+-") in ("inf", "infinity") else None
         mark = found[1] or found[2]
         if mark and (mark == ",") != self.comma:
-            return np.nan, TEXT
+            return None
         return float(text.replace(",", ".").replace("d", "e").replace("D", "e")), NUMBER
 
 
