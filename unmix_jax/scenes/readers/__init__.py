@@ -48,14 +48,14 @@ SCENES = (
     Format("geotiff:read_geotiff", (".tif", ".tiff")),
     Format("netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),
     Format("pds4:read_pds4", (), "pds4:is_pds4", keys=True),
-    Format("envi:read_envi_scene", (), "envi:is_envi"),
     Format("isis:read_isis", (), "isis:is_isis"),
-    Format("pds3:read_pds3", (), "pds3:is_pds3"),
+    Format("pds3:read_pds3", (), "pds3:is_pds3", keys=True),
+    Format("envi:read_envi_scene", (), "envi:is_envi"),
 )
 LIBRARIES = (
     Format("arrays:read_array_library", (".npz", ".mat", ".zarr"), keys=True),
     Format("envi:read_envi_library", (), "envi:is_envi", keys=True),
-    Format("pds3:read_pds3_library", (".tab", ".lbl"), "pds3:is_pds3"),
+    Format("pds3:read_pds3_library", (".tab", ".lbl"), "pds3:is_pds3", keys=True),
     Format("tables:read_table", (".csv", ".txt", ".tsv", ".tab")),
 )
 FILES_OF_SCENES = (
