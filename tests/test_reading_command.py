@@ -167,3 +167,54 @@ def test_options_that_do_not_fit(tmp_path, library, capsys, words, message):
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1
+
+
+# ------------------------------------------------------------------ nothing is lost
+
+
+def test_endmembers_never_replace_the_header_of_their_scene(tmp_path, capsys):
+    path = scene(tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "link.hdr").symlink_to(path)
+    for out in ("scene.sli", "scene.hdr", "./scene.sli", "link.sli"):
+        for words in ((), ("--overwrite",)):
+            assert run("endmembers", path, "--count", 3, "--out", tmp_path / out, *words) == 1
+            assert "an input is never an output" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run("endmembers", path, "--count", 3, "--out", tmp_path / "e.sli") == 0
+    assert run("endmembers", path, "--count", 3, "--out", tmp_path / "e.sli") == 1
+    assert "e.hdr would be replaced: choose another file, or --overwrite" in capsys.readouterr().err
+    assert run("endmembers", path, "--count", 3, "--out", tmp_path / "e.sli", "--overwrite") == 0
+
+
+def test_overwrite_replaces_runs_and_nothing_else(tmp_path, library, capsys):
+    path = scene(tmp_path)
+    held = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for out in (tmp_path, tmp_path / "." / ".."):
+        assert run("unmix", path, "--endmembers", library, "--out", out, "--overwrite") == 1
+        assert "an input is never an output" in capsys.readouterr().err
+    (tmp_path / "mine").mkdir()
+    write_library(tmp_path / "mine" / "endmembers.sli", SpectralLibrary(SPECTRA, SpectralAxis(NM), NAMES))
+    assert run("unmix", path, "--endmembers", library, "--out", tmp_path / "mine", "--overwrite") == 1
+    assert "belong to no run (endmembers.hdr, endmembers.sli)" in capsys.readouterr().err
+    assert unmix(tmp_path, path, library) == 0
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert unmix(tmp_path, path, library, "--overwrite") == 1
+    assert "belong to no run (notes.txt)" in capsys.readouterr().err
+    (tmp_path / "out" / "notes.txt").unlink()
+    assert unmix(tmp_path, path, library, "--overwrite") == 0
+    assert unmix(tmp_path, tmp_path / "out" / "abundances.hdr", library, "--overwrite") == 1
+    assert "an input is never an output" in capsys.readouterr().err
+    assert held == {name: (tmp_path / name).read_bytes() for name in held}
+
+
+def test_scores_do_not_replace_other_files(tmp_path, library, capsys):
+    np.savez(tmp_path / "truth.npz", cube=CUBE, wavelength_nm=NM, endmembers=SPECTRA, abundances=TRUTH, names=NAMES)
+    assert unmix(tmp_path, tmp_path / "truth.npz", library) == 0
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run("score", tmp_path / "out", tmp_path / "truth.npz", "--out", tmp_path / "notes.txt") == 1
+    assert "notes.txt would be replaced" in capsys.readouterr().err
+    assert run("score", tmp_path / "out", tmp_path / "truth.npz", "--out", tmp_path / "truth.npz", "--overwrite") == 1
+    assert "an input is never an output" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert run("score", tmp_path / "out", tmp_path / "truth.npz") == 0

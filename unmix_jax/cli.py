@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from inspect import cleandoc
@@ -85,12 +85,13 @@ def endmembers(
         reading: how the file is read
     """
     from unmix_jax.endmembers.subspace import count_endmembers
-    from unmix_jax.scenes.library_files import write_library
-    from unmix_jax.scenes.opening import open_scene
+    from unmix_jax.scenes.library_files import library_outputs, write_library
+    from unmix_jax.scenes.opening import open_scene, refuse_inputs
     from unmix_jax.unmixing import counts_in_words, extract
 
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} is there already: choose another file, or --overwrite")
+    written = library_outputs(out)
+    refuse_inputs(written, scene)
+    _refuse_existing(written, overwrite)
     opened = open_scene(scene, **reading.options())
     counts = count_endmembers(opened)
     print(f"How many endmembers: {counts_in_words(counts)}\n")
@@ -139,8 +140,9 @@ def fit(
     import jax
 
     from unmix_jax.fitting import fit_library, summary
-    from unmix_jax.scenes.opening import open_library
+    from unmix_jax.scenes.opening import open_library, refuse_inputs
 
+    refuse_inputs([out], library)
     with jax.enable_x64(True) if x64 else contextlib.nullcontext(), progress_bar("fitting", "spectra") as progress:
         opened = open_library(library, **reading.options())
         fitted = fit_library(
@@ -191,8 +193,9 @@ def train(
     """
     _prepare_process()
     from unmix_jax.learning import facts, learn_library
-    from unmix_jax.scenes.opening import open_any, open_library
+    from unmix_jax.scenes.opening import open_any, open_library, refuse_inputs
 
+    refuse_inputs([out], library, sensor)
     opened = open_library(library, **reading.options())
     with progress_bar("training", "steps") as progress:
         checkpoint = learn_library(
@@ -280,9 +283,11 @@ def unmix(
     import jax
 
     from unmix_jax.report import run_tiles
+    from unmix_jax.scenes.opening import refuse_inputs
     from unmix_jax.sharding import is_first, start_processes
     from unmix_jax.unmixing import unmix_scene
 
+    refuse_inputs([out], scene, endmembers, method)
     if coordinator is None and not processes == process is None:
         raise ValueError("--processes and --process go with --coordinator")
     if distributed or coordinator is not None:
@@ -308,7 +313,13 @@ def unmix(
 
 
 def score(
-    results: args.Folder, scene: args.SceneName, /, *, out: Path | None = None, reading: args.ReadsScene = SCENE
+    results: args.Folder,
+    scene: args.SceneName,
+    /,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    reading: args.ReadsScene = SCENE,
 ) -> None:
     """Compare results with the reference endmembers and abundances of a scene.
 
@@ -316,18 +327,22 @@ def score(
         results: folder that `unmix-jax unmix` wrote
         scene: a file or dataset with reference abundances or endmembers
         out: JSON file for the numbers; scores.json in the results folder unless given
+        overwrite: replace the file if it is there
         reading: how the scene's file is read
     """
     from unmix_jax.metrics import score as score_solution
     from unmix_jax.results import read_results
-    from unmix_jax.scenes.opening import open_scene
+    from unmix_jax.scenes.opening import open_scene, refuse_inputs
 
+    if out is not None:
+        refuse_inputs([out], scene)
+        _refuse_existing([out], overwrite)
     run, reference = read_results(results), open_scene(scene, **reading.options())
     if reference.abundances is None and reference.endmembers is None:
         raise ValueError(f"{scene} has neither reference abundances nor reference endmembers")
     scores = score_solution(run.solution, reference, endmembers=run.endmembers)
     print(table([[_measure(name, reference.quantity), f"{value:.4g}"] for name, value in scores.items()]))
-    path = out or results / "scores.json"
+    path = results / "scores.json" if out is None else out
     content = {name: value if value == value else None for name, value in scores.items()}  # no NaN in JSON
     path.write_text(json.dumps({"reference": scene, **content}, indent=2) + "\n", encoding="utf-8")
     print(f"\nWritten: {path}")
@@ -399,6 +414,13 @@ def _prepare_process() -> None:
 def _command() -> str:
     """What the user typed."""
     return shlex.join(["unmix-jax", *sys.argv[1:]])
+
+
+def _refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to replace files unless told to."""
+    there = [str(file) for file in files if file.exists()]
+    if there and not overwrite:
+        raise ValueError(f"{', '.join(there)} would be replaced: choose another file, or --overwrite")
 
 
 def _measure(name: str, unit: str) -> str:

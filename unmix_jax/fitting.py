@@ -1,5 +1,6 @@
 """Fit the dispersion model to a spectral library and write what comes out: the work of ``unmix-jax fit``."""
 
+import json
 import re
 import time
 import warnings
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from unmix_jax import plots
 from unmix_jax.endmembers.dispersion_fit import DispersionFit, fit_dispersion
 from unmix_jax.physics.dispersion import Dispersion, check_wavenumber, stack
-from unmix_jax.results import RECORD, check_folder, environment
+from unmix_jax.results import RECORD, UNFINISHED, check_folder, environment
 from unmix_jax.scenes.dispersion_files import save_dispersion
 from unmix_jax.scenes.lazy import NODATA
 from unmix_jax.scenes.library_files import library_names, write_library
@@ -26,6 +27,7 @@ from unmix_jax.store import write_json
 __all__ = ["FittedLibrary", "fit_library", "in_wavenumber", "summary"]
 
 PARAMETERS, ARRAYS, MODELLED, OVERVIEW, PLOTS = "parameters.json", "fit.npz", "modelled.sli", "overview.png", "plots"
+OWN_FILES = (RECORD, UNFINISHED, PARAMETERS, ARRAYS, MODELLED, "modelled.hdr", OVERVIEW, PLOTS)
 VIBRATIONS = 100.0, 3800.0  # cm⁻¹: where the fundamental vibrations of minerals mostly lie
 FAMILIES = ("frequency", "damping", "strength", "epsilon_inf", "weights")
 DPI = 130
@@ -87,7 +89,7 @@ def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None =
     missing = (values == NODATA) | (values == 0).all(axis=1, keepdims=True)
     if zeros := int(((values == 0) & (values != 0).any(axis=1, keepdims=True))[:, kept].sum()):
         warnings.warn(
-            f"{zeros} values are exactly 0 and are fitted as measured: give --zeros missing (zeros=\"missing\" of "
+            f'{zeros} values are exactly 0 and are fitted as measured: give --zeros missing (zeros="missing" of '
             "read_library) if they stand for missing data",
             stacklevel=2,
         )
@@ -144,7 +146,7 @@ def fit_library(
     if min((*axes, starts, 1 if count is None else count)) < 1 or not axes:
         raise ValueError(f"axes, count and starts are at least 1, got {tuple(axes)}, {count} and {starts}")
     begin = time.perf_counter()
-    folder = check_folder(folder, overwrite=overwrite)
+    folder = check_folder(folder, overwrite=overwrite, own=OWN_FILES)
     library = replace(library, names=library_names(library))
     library = in_wavenumber(library.select(names) if names else library, window)
     assert library.axis is not None
@@ -186,6 +188,7 @@ def fit_library(
     record = {
         "minerals": [_said(name, fit, row) for name, fit, row in zip(fitted, found.values(), measured, strict=True)],
         "left_out": failed,
+        "figures": [files[row] for row in found],
         **said,
         "config": dict(config or {}),
         "seed": seed,
@@ -196,7 +199,9 @@ def fit_library(
     write_library(folder / MODELLED, SpectralLibrary(modelled, library.axis, fitted))
     titles = [f"{name}, {float(fit.mse):.1e}" for name, fit in zip(fitted, found.values(), strict=True)]
     plots.fitted_minerals(waves, measured, modelled, titles, quantity=quantity).savefig(folder / OVERVIEW, dpi=DPI)
-    return FittedLibrary(fitted, minerals, write_json(folder / RECORD, record), folder)
+    write_json(folder / RECORD, record)
+    (folder / UNFINISHED).rmdir()
+    return FittedLibrary(fitted, minerals, record, folder)
 
 
 def summary(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[list[str]], list[tuple[str, str]]]:
@@ -362,12 +367,20 @@ def _write_arrays(
 
 
 def _clear(folder: Path) -> None:
-    """Make room: the record of an earlier run goes first, so that it no longer looks complete."""
+    """Make room: the record of an earlier run goes first, so that it no longer looks complete.
+
+    Of the figures, those that the record names are removed: others are the user's own.
+    """
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
+    (folder / UNFINISHED).mkdir(exist_ok=True)
+    try:
+        figures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["figures"]
+    except (OSError, ValueError, KeyError, TypeError):
+        figures = []
     for name in (RECORD, PARAMETERS, ARRAYS, MODELLED, str(Path(MODELLED).with_suffix(".hdr")), OVERVIEW):
         (folder / name).unlink(missing_ok=True)
-    for figure in (folder / PLOTS).glob("*.png"):
-        figure.unlink()
+    for figure in (name for name in figures if isinstance(name, str) and Path(name).name == name):
+        (folder / PLOTS / figure).unlink(missing_ok=True)
 
 
 def _file_names(names: Sequence[str]) -> list[str]:

@@ -47,6 +47,9 @@ OWN_FILES = (
     UNFINISHED,
     "report.html",
     "scores.json",
+    "figures",
+    "abundances.mat",
+    "abundances.csv",
     "runs.npz",
     "endmembers.sli",
     "endmembers.hdr",
@@ -75,25 +78,34 @@ class Results:
     record: dict[str, Any]
 
 
-def check_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Make sure that results may be written to a folder: absent, empty, or given up by ``overwrite``.
+def check_folder(folder: str | Path, *, overwrite: bool = False, own: Iterable[str] = OWN_FILES) -> Path:
+    """Make sure that results may be written to a folder: absent, empty, or a run that ``overwrite`` gives up.
 
     Args:
         folder: the output folder; nothing is created or removed yet.
-        overwrite: whether an earlier run may be replaced.
+        overwrite: whether an earlier run may be replaced; a folder that holds anything else never is.
+        own: names of the files and folders of a run.
 
     Returns:
         The folder as a path.
 
     Raises:
-        ValueError: the path is a file, or the folder is not empty and ``overwrite`` is False.
+        ValueError: the path is a file; the folder holds a run and ``overwrite`` is False; it holds other files.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output folder {str(folder)!r} is a file")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        held = "another run" if (folder / RECORD).exists() else "other files"
-        raise ValueError(f"output folder {str(folder)!r} holds {held}: choose another, or overwrite (--overwrite)")
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    other = [name for name in held if name not in set(own)]
+    run = RECORD in held or UNFINISHED in held
+    if held and (other or not run):
+        named = ", ".join((other or held)[:3]) + (", ..." if len(other or held) > 3 else "")
+        raise ValueError(
+            f"output folder {str(folder)!r} holds files that belong to no run ({named}): choose another folder"
+            + ("; --overwrite replaces a run only" if overwrite else "")
+        )
+    if held and not overwrite:
+        raise ValueError(f"output folder {str(folder)!r} holds another run: choose another, or overwrite (--overwrite)")
     return folder
 
 

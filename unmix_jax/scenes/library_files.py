@@ -94,6 +94,18 @@ def check_library_suffix(path: str | Path) -> str:
     return suffix
 
 
+def library_outputs(path: str | Path) -> list[Path]:
+    """The files that `write_library` writes for a path: an ENVI library has a header beside it.
+
+    Raises:
+        ValueError: as `check_library_suffix`.
+    """
+    path = Path(path)
+    if check_library_suffix(path) in (".sli", ".hdr"):
+        return [path.with_suffix(".sli"), path.with_suffix(".hdr")]
+    return [path]
+
+
 def write_library(path: str | Path, library: SpectralLibrary) -> Path:
     """Write a spectral library as ENVI ``.sli`` (with its ``.hdr``), ``.csv``, ``.npz`` or MATLAB ``.mat``.
 

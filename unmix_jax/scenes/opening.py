@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ from unmix_jax.scenes.datasets import catalogue, load
 from unmix_jax.scenes.readers import is_product, read_library, read_scene
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
 
-__all__ = ["open_any", "open_library", "open_scene"]
+__all__ = ["open_any", "open_library", "open_scene", "refuse_inputs"]
 
+WHOLE = (".npz", ".npy", ".mat", ".json", ".html", ".png")  # formats that are never a part of another file
 TABLES = (".sli", ".csv", ".txt", ".tsv")
 
 
@@ -72,3 +75,36 @@ def open_library(name: str, **options: Any) -> SpectralLibrary:
     if opened.endmembers is None:
         raise ValueError(f"{name} is a scene without reference endmembers, not a spectral library")
     return opened.endmembers
+
+
+def refuse_inputs(outputs: Iterable[Path], *names: str | None) -> None:
+    """Refuse outputs that would replace a file of an input, also through links and other spellings of its path.
+
+    Args:
+        outputs: files or folders that will be written.
+        names: of the inputs: paths, datasets, or None.
+
+    Raises:
+        ValueError: naming the output and the input.
+    """
+    inputs = [file for name in names if name is not None for file in _files_of(Path(name).expanduser())]
+    for output in outputs:
+        for file in inputs:
+            same = output.exists() and os.path.samefile(output, file)
+            inside = output.is_dir() and output.resolve() in file.resolve().parents
+            if same or inside or file.resolve() in output.resolve().parents:
+                raise ValueError(
+                    f"{output} would be written, and {file} {'in it ' * inside}is read: an input is never an output, "
+                    "so choose another place"
+                )
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A file or folder, and the files beside it that share its name up to the suffix: headers and sidecars."""
+    if not path.exists():
+        return []
+    stem = path.name.partition(".")[0]
+    if path.is_dir() or not stem:
+        return [path]
+    beside = (p for p in path.resolve().parent.iterdir() if p.is_file() and p.name.partition(".")[0] == stem)
+    return [path, *(p for p in beside if p.suffix.lower() not in WHOLE)]
