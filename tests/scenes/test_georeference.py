@@ -400,7 +400,7 @@ def test_a_header_that_reads_as_another_image_is_an_error(tmp_path, monkeypatch)
         {"coordinate system string": "PROJCS[" * 50 + "]" * 50},
         {"projection info": ["one"]},
     ],
-    ids=str,
+    ids=lambda header: str(header)[:40],
 )
 def test_what_cannot_be_read_is_left_out_and_told(header):
     scene = Scene(CUBE, header=Header(header))
@@ -410,6 +410,12 @@ def test_what_cannot_be_read_is_left_out_and_told(header):
     assert place_note(scene, ("envi",))
     profile = geotiff_profile(place_of(scene))
     assert "crs" not in profile or profile["crs"].to_epsg() == 32611
+
+
+def test_a_projection_without_its_meridian_is_no_utm_zone():
+    wkt = CRS.from_epsg(32611).to_wkt().replace('"central_meridian"', '"meridian"')
+    assert projections.system_of(wkt).zone == 0
+    assert projections._of_tree(projections.parsed(wkt)).zone == 0
 
 
 def test_a_long_text_takes_no_long_time():
@@ -546,3 +552,37 @@ def test_codes_without_rasterio(tmp_path, bare, crs, told):
     path = write_map(tmp_path / "m.hdr", CUBE, ("a", "b", "c"), scene, description="maps")
     assert ("coordinate system" in (place_note(scene, ("envi",)) or "")) == told
     assert ("WGS-84" in path.read_text(encoding="utf-8")) != told
+
+
+# Any text
+
+
+PIECES = ("}", "{", "\n", ",", "=", '"', "[", "]", "}\nbands = 99\nx = {", "1e999", "nan", "\x1b[2J", "-", "é", "")
+ENTRIES = {
+    "map info": f"{UTM}, rotation=10, units=Feet",
+    "coordinate system string": 'GEOGCS["a",DATUM["b",SPHEROID["c",6378137,298.257]],UNIT["degree",0.017]]',
+    "projection info": "9, 6378137, 6356752, 23, -96, 0, 0, 29, 45, WGS-84, Albers, units=Meters",
+    "geo points": "1, 2, 3, 4",
+    "x start": "1",
+    "crs": "EPSG:32611",
+    "transform": "30, 0, 4e5, 0, -30, 4e6",
+}
+
+
+def test_no_text_in_a_header_raises_or_breaks_out(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        header = Header()
+        for name in rng.permutation(list(ENTRIES))[: rng.integers(1, 5)]:
+            text = ENTRIES[name]
+            for _ in range(rng.integers(0, 4)):
+                at = int(rng.integers(len(text) + 1))
+                text = text[:at] + str(rng.choice(PIECES)) + text[at + int(rng.integers(3)) :]
+            header[name] = text.split(",") if rng.random() < 0.5 or name == "transform" else text
+        scene = Scene(CUBE, header=header)
+        place_of(Scene(CUBE, header=shifted(header, 1, 2)))
+        assert place_in_words(scene).isprintable()
+        assert (place_note(scene, ("envi", "geotiff")) or " ").isprintable()
+        if number % 10 == 0:
+            path = write_map(tmp_path / "m.hdr", CUBE, ("a", "b", "c"), scene, description="maps")  # reads it back
+            assert "bands = 99\n" not in path.read_text(encoding="utf-8")

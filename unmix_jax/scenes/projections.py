@@ -513,7 +513,7 @@ def _zone(system: System) -> int:
         return 0
     zone = (held.get("central_meridian", math.nan) + 183) / 6
     north = held.get("false_northing", 0.0)
-    if zone != round(zone) or not 1 <= zone <= 60 or north not in (0.0, 1e7):
+    if not 1 <= zone <= 60 or zone != round(zone) or north not in (0.0, 1e7):
         return 0
     return int(zone) if north == 0 else -int(zone)
 
