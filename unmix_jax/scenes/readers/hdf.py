@@ -11,6 +11,7 @@ data files) and IV.A.2.i (layouts).
 import math
 import mmap
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,10 +109,10 @@ class HdfFile:
         self.aliases: list[str] = []  # further names of groups that have one already
         soft: list[tuple[int, Any, bytes, str]] = []
         root = self._file.id
-        waiting: list[tuple[Any, int, str, int]] = [(h5.h5o.open(root, b"/"), _address(h5, root), "", 0)]
+        waiting = deque([(h5.h5o.open(root, b"/"), _address(h5, root), "", 0)])
         self.groups[""] = waiting[0][0]
         while waiting:
-            group, here, prefix, depth = waiting.pop()
+            group, here, prefix, depth = waiting.popleft()
             inside = self._inside[here]
             for name in group:
                 full = f"{prefix}/{name.decode(errors='replace')}".lstrip("/")
