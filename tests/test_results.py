@@ -240,10 +240,13 @@ def test_another_run_is_refused_and_kept(run):
 def test_overwriting_replaces_the_run_and_nothing_else(run):
     folder, scene, library, solution = run
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"belong to no run \(notes.txt\)"):
+        write_results(folder, solution, scene, endmembers=library, overwrite=True)
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+    (folder / "notes.txt").unlink()
     (folder / "report.html").write_text("of the old run", encoding="utf-8")
     write_results(folder, solution, scene, endmembers=library, seed=8, overwrite=True)
     assert read_results(folder).record["seed"] == 8
-    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
     assert not (folder / "report.html").exists()
 
 
@@ -254,7 +257,12 @@ def test_folders_that_may_be_written_to(tmp_path):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match="is a file"):
         check_folder(tmp_path / "file")
-    with pytest.raises(ValueError, match="holds other files"):
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"belong to no run \(file\)"):
+            check_folder(tmp_path, overwrite=overwrite)
+    (tmp_path / "file").unlink()
+    (tmp_path / "record.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds another run"):
         check_folder(tmp_path)
     assert check_folder(tmp_path, overwrite=True) == tmp_path
 
