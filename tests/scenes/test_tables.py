@@ -205,9 +205,16 @@ READ = {
         X,
         (A, B),
     ),
+    "a page between": ("brary version 1\n\f\n" + HEAD + BODY, "ab", X, (A, B)),
     "an empty name": ("wavelength_nm,,b\n" + BODY, ("spectrum 1", "b"), X, (A, B)),
     "an empty column inside": (
         "wavelength_nm,a,,b\n" + BODY.replace(",0.2", ",,0.2").replace(",0.4", ",,0.4").replace(",0.6", ",,0.6"),
+        "ab",
+        X,
+        (A, B),
+    ),
+    "names above titles that repeat": (
+        ",a,b\nwavelength_nm,Reflectance,Reflectance\n" + BODY,
         "ab",
         X,
         (A, B),
@@ -374,6 +381,12 @@ def test_a_wavelength_twice_is_kept_and_noted(tmp_path):
     assert any("450" in note for note in as_scene(library).notes)
 
 
+def test_a_first_line_that_may_be_wavelengths_is_noted(tmp_path):
+    with pytest.warns(UserWarning, match="the first line is read as the spectrum 'a'"):
+        library = read_library(table(tmp_path, [["a", 0.1, 0.2, 0.3], ["b", 0.3, 0.2, 0.4]]))
+    assert library.names == ("a", "b")
+
+
 def test_a_spectrum_without_values_is_noted(tmp_path):
     with pytest.warns(UserWarning, match="no value in 'b'"):
         read_library(table(tmp_path, [["wavelength_nm", "a", "b"], [400, 0.1, "NA"], [450, 0.2, ""]]))
@@ -422,6 +435,7 @@ REFUSED = {
     "empty": ("", "the library is empty"),
     "comments": ("# only a comment\n", "the library is empty"),
     "separators": (";;;\n;;;\n", "the library is empty"),
+    "a page": ("\f\n", "the library is empty"),
     "titles": ("wavelength_nm,a,b\n", "cannot tell"),
     "titles of bands": ("name,400,500\n", "cannot tell"),
     "no axis": ("0.3,0.1,0.2\n0.4,0.1,0.9\n0.1,0.5,0.2\n", "cannot tell"),

@@ -393,7 +393,7 @@ class _Lines:
         if len(self.kinds) > MOST_CELLS:
             raise ValueError(f"a text table of more than {MOST_CELLS} cells is not read: save it as .npz or as ENVI")
         values = self._plain(record)
-        if values is None:
+        if not values:
             try:
                 cells = cells_of(record, self.separator)
             except ValueError as error:

@@ -59,6 +59,7 @@ class _Found(NamedTuple):
     used: tuple[str, ...] = ()  # titles of what is used
     metadata: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # one entry per spectrum
     band_metadata: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # one entry per band
+    notes: tuple[str, ...] = ()
 
 
 class _Bands(NamedTuple):
@@ -109,7 +110,7 @@ def read_table(path: Path, told: Reading) -> SpectralLibrary:
     if 0 in found.spectra.shape:
         raise ValueError(CANNOT)
     spectra, names = found.spectra, list(found.names)
-    notes = []
+    notes = list(found.notes)
     if table.doubtful and not names:
         said = (
             f"the line above the numbers, {shown(table.doubtful)}, has more or fewer cells than they have columns; put "
@@ -429,8 +430,12 @@ def _per_column(table: Table, axis: _Column, told: Reading) -> _Found:
         raise ValueError(f"{CANNOT}; it holds no column of values beside the wavelengths")
     group = next((i for i, row in enumerate(rows) if i != names and _row_title(row, axis) in CLASS_TITLES), None)
     others = [i for i in range(len(rows)) if i not in (names, group)]
+    titled = names
+    if names is not None and len({titles[c] for c in spectra}) < len(spectra):  # such as Reflectance over each
+        names = next((i for i in others if len({rows[i][c] for c in spectra} - {""}) == len(spectra)), names)
+        others = [i for i in range(len(rows)) if i not in (names, group)]
     row_titles = _distinct([_row_title(row, axis, plain=False) for row in rows], others, "row")
-    axis_title = " ".join(row[axis.column] for i, row in enumerate(rows) if i == names or is_axis(row[axis.column]))
+    axis_title = " ".join(row[axis.column] for i, row in enumerate(rows) if i == titled or is_axis(row[axis.column]))
     used = [axis.title, *(titles[c] for c in (widths, flags) if c is not None)]
     if group is not None:
         used.append(_row_title(rows[group], axis, plain=False))
@@ -438,7 +443,7 @@ def _per_column(table: Table, axis: _Column, told: Reading) -> _Found:
         "one spectrum per column" + "; the bands are numbered and have no wavelengths" * counted,
         table.numbers[start:, spectra].T,
         None if counted else table.numbers[start:, axis.column],
-        [titles[c] for c in spectra] if names is not None else [],
+        [rows[names][c] for c in spectra] if names is not None else [],
         [rows[group][c] for c in spectra] if group is not None else [],
         axis_title,
         axis.unit,
@@ -555,6 +560,12 @@ def _named(table: Table) -> _Found | None:
     if _plain(titles[0]) in CLASS_TITLES and group is None:
         group, name = 0, next(iter(beside), 0)
     others = [c for c in (0, *beside) if c not in (name, group)]
+    notes: tuple[str, ...] = ()
+    if not header and _axis_like(table.numbers[0, values]):
+        notes = (
+            f"the first line is read as the spectrum {shown(corner)}; if it holds the wavelengths, write wavelength_nm "
+            "(or another unit) into its first cell",
+        )
     return _Found(
         "one spectrum per row; the bands have no wavelengths",
         table.numbers[first:, values],
@@ -562,6 +573,7 @@ def _named(table: Table) -> _Found | None:
         classes=words[group] if group is not None else (),
         used=tuple(title for title in {titles[c]: 0 for c in (name, group) if c is not None} if title),
         metadata={title: tuple(words[c]) for c, title in _distinct(titles, others).items()},
+        notes=notes,
     )
 
 
