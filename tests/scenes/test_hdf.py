@@ -242,6 +242,24 @@ def test_arrays_in_a_file_index_like_arrays(tmp_path, order, chunks, monkeypatch
         np.asarray(array, copy=False)
 
 
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i2", ">f8", "u1"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_what_lies_in_one_piece_is_mapped(tmp_path, dtype, order):
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        file["cube"] = CUBE.astype(dtype)
+        file.create_dataset("packed", data=CUBE, compression="gzip")
+        file.create_dataset("small", data=CUBE, dtype=h5py.h5t.IEEE_F32LE.copy())
+        file["flags"], file["empty"] = CUBE > 3, np.zeros((0, 3))
+        file.create_dataset("unwritten", (7, 5, 6), "f4")
+    with HdfFile(tmp_path / "a.h5") as file:
+        found = file.mapped("cube", order)
+        assert isinstance(found, np.memmap)
+        assert found.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(found, CUBE.astype(dtype).transpose(order))
+        for name in ("packed", "flags", "empty", "unwritten"):
+            assert file.mapped(name) is None
+
+
 def test_axes_of_length_one_are_left_out(tmp_path):
     path = write(tmp_path / "a.h5", lambda file: file.__setitem__("time", CUBE[None, :, None]))
     with HdfFile(path) as file:

@@ -21,7 +21,7 @@ import numpy as np
 
 from unmix_jax.scenes.units import missing
 
-__all__ = ["HdfArray", "HdfFile", "check_links", "readable", "text_of"]
+__all__ = ["HdfArray", "HdfFile", "check_links", "readable", "text_of", "turned"]
 
 WHOLE = 256 * 2**20  # bytes of one array that is read whole: lat/lon of a swath are 13 MB, a mask of 10⁸ pixels 100 MB
 ATTRIBUTES = 2**20  # bytes of one attribute; HDF5 itself allows 64 KiB in the usual storage
@@ -439,6 +439,30 @@ class HdfFile:
         """
         return HdfArray(self, name, order)
 
+    def mapped(self, name: str, order: Sequence[int] | None = None) -> np.ndarray | None:
+        """A dataset as a memory map, where it lies in the file in one piece, as it is; None where it does not.
+
+        This is read without the HDF5 library, several times faster.
+
+        Args:
+            name: full name.
+            order: as in `array`.
+
+        Raises:
+            ValueError: as `array`.
+        """
+        array, found = self.array(name, order), self._dataset(name)
+        with readable(self.path, f"the storage of {name}"):
+            properties, h5t = found.get_create_plist(), self._h5.h5t
+            if properties.get_layout() != self._h5.h5d.CONTIGUOUS or array.dtype.kind not in "iuf":
+                return None
+            start, shape = found.get_offset(), self.shape(name)
+            size = math.prod(shape) * array.dtype.itemsize
+            plain = found.get_type().equal(h5t.py_create(array.dtype)) and properties.get_nfilters() == 0
+            if not plain or start is None or not 0 < size == found.get_storage_size() or start + size > self.size:
+                return None  # what was never written lies nowhere
+            return turned(np.memmap(self.path, array.dtype, "r", start, shape), array.order)
+
     def check_size(self, name: str) -> None:
         """Refuse a dataset that is far larger than its file can hold.
 
@@ -577,7 +601,20 @@ class HdfArray:
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, MemoryError) as error:
             raise OSError(f"{self.path}: {self.name} cannot be read ({_line(error)})") from None
         kept = sorted(self.order)
-        return np.ascontiguousarray(stored.transpose([kept.index(axis) for axis in self.order]))
+        return np.ascontiguousarray(turned(stored, [kept.index(axis) for axis in self.order]))
+
+
+def turned(stored: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """A view with these axes of an array in this order; the others have length 1.
+
+    Args:
+        stored: the array; a memory map stays one.
+        order: its axes that become axis 0, 1, ….
+    """
+    kept = sorted(order)
+    return stored[tuple(slice(None) if axis in kept else 0 for axis in range(stored.ndim))].transpose(
+        [kept.index(axis) for axis in order]
+    )
 
 
 def check_links(path: str | Path, *, limit: int | None = None) -> None:

@@ -79,7 +79,9 @@ def _scene(variables: Variables, told: Reading) -> Scene:
     order = _order(variables, name, told)
     dimensions, held = variables.dimensions(name), variables.attributes[name]
     band, types = dimensions[order[-1]], variables.file.attribute_types(name)
-    source = variables.file.array(name, order)
+    source = variables.file.mapped(name, order)
+    if source is None:
+        source = variables.file.array(name, order)
     cube, stated, notes, used = cf.decoded(source, held, types, told, f"{path}: {name}", variables.netcdf)
     variables.use(name, "standard_name", "long_name", *used)
     quantity, more = cf.quantity(name, held)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from unmix_jax.scenes.readers.hdf import WHOLE, readable, text_of
+from unmix_jax.scenes.readers.hdf import WHOLE, readable, text_of, turned
 
 __all__ = ["ClassicFile", "is_classic"]
 
@@ -199,9 +199,11 @@ class ClassicFile:
         order = range(stored.ndim) if order is None else order
         if any(stored.shape[axis] != 1 for axis in range(stored.ndim) if axis not in order):
             raise ValueError(f"{self.path}: {name} has shape {stored.shape}; axes that are left out must have length 1")
-        dropped = tuple(slice(None) if axis in order else 0 for axis in range(stored.ndim))
-        kept = sorted(order)
-        return stored[dropped].transpose([kept.index(axis) for axis in order])
+        return turned(stored, order)
+
+    def mapped(self, name: str, order: Sequence[int] | None = None) -> np.ndarray:
+        """The same as `array`."""
+        return self.array(name, order)
 
     def _mapped(self, name: str) -> np.ndarray:
         """The memory of a variable in the order of the file, after checking that it is there."""
