@@ -315,33 +315,6 @@ def test_rasters_read_only_the_rows_asked_for(tmp_path, monkeypatch):
         scene.cube[5]
 
 
-def test_emit(tmp_path):
-    good = np.arange(BANDS) != 4
-    path = write_emit(tmp_path / "emit.nc", CUBE, NM, fwhm=np.full(BANDS, 8.0), good=good)
-    scene = read_scene(path)
-    assert isinstance(scene.cube, LazyCube)
-    np.testing.assert_array_equal(scene.cube[1:3, 2], CUBE[1:3, 2])
-    np.testing.assert_array_equal(np.asarray(scene.cube), CUBE)
-    np.testing.assert_array_equal(scene.good_bands, good)
-    np.testing.assert_allclose(scene.axis.centers, NM)
-    np.testing.assert_allclose(scene.axis.fwhm, 8)
-    assert np.asarray(scene.header["location"]["lat"]).shape == (ROWS, COLUMNS)
-    assert np.asarray(scene.header["location"]["glt_x"]).shape == (ROWS + 2, COLUMNS + 1)
-    assert len(scene.header["geotransform"]) == 6
-    assert read_scene(path, keys={"cube": "reflectance"}).unit == "reflectance"
-
-
-def test_emit_trouble(tmp_path, monkeypatch):
-    path = write_emit(tmp_path / "emit.nc", CUBE, NM)
-    with pytest.raises(ValueError, match="variable radiance; found reflectance"):
-        read_scene(path, keys={"cube": "radiance"})
-    with pytest.raises(ValueError, match="name the cube only"):
-        read_scene(path, keys={"pixels": "radiance"})
-    monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ImportError, match=r"pip install 'unmix-jax\[io\]'"):
-        read_scene(path)
-
-
 def test_matlab73_without_its_reader(tmp_path, monkeypatch):
     path = matlab73(tmp_path / "a.mat", cube=CUBE)
     monkeypatch.setitem(sys.modules, "pymatreader", None)

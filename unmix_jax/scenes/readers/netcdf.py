@@ -21,6 +21,7 @@ Layouts that this was written after:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def _scene(variables: Variables, told: Reading) -> Scene:
     order = _order(variables, name, told)
     dimensions, held = variables.dimensions(name), variables.attributes[name]
     band, types = dimensions[order[-1]], variables.file.attribute_types(name)
-    source = variables.file.mapped(name, order)
+    source: Any = variables.file.mapped(name, order)
     if source is None:
         source = variables.file.array(name, order)
     cube, stated, notes, used = cf.decoded(source, held, types, told, f"{path}: {name}", variables.netcdf)
