@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from scipy.io import netcdf_file
 
 from unmix_jax.scenes.lazy import LazyCube
-from unmix_jax.scenes.readers import read_scene
+from unmix_jax.scenes.readers import netcdf_variables, read_scene
 from unmix_jax.scenes.readers.emit import read_emit_mask, read_emit_uncertainty
 from unmix_jax.scenes.readers.hdf import HdfArray
 from unmix_jax.scenes.readers.netcdf import read_netcdf
@@ -507,6 +507,29 @@ def test_keys_reach_into_groups(tmp_path):
         opened(path, keys={"cube": "cube"})
     with pytest.raises(ValueError, match="image: not a word of --key; here they are cube, pixels, wavelength"):
         opened(path, keys={"image": "one/cube"})
+
+
+def test_wavelengths_that_are_attributes(tmp_path):
+    """As in HDF-EOS5 files of Tanager: lists along the bands are attributes of the cube."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        cube = file.create_dataset("HDFEOS/SWATHS/HYP/Data Fields/surface_reflectance", data=np.moveaxis(FILLED, -1, 0))
+        cube.attrs["wavelengths"], cube.attrs["fwhm"] = NM, np.full(BANDS, 5.0)
+        cube.attrs["good_wavelengths"] = (np.arange(BANDS) != 0).astype("u1")
+    name = "HDFEOS/SWATHS/HYP/Data Fields/surface_reflectance"
+    keys = {"wavelength_nm": f"{name}@wavelengths", "fwhm": f"{name}@fwhm", "good_bands": f"{name}@good_wavelengths"}
+    scene = opened(tmp_path / "a.h5", keys=keys)
+    same_cube(scene)
+    np.testing.assert_allclose(scene.axis.centers, NM)
+    np.testing.assert_allclose(scene.axis.fwhm, 5)
+    np.testing.assert_array_equal(scene.good_bands, np.arange(BANDS) != 0)
+    assert scene.account.unknown == ()
+
+
+def test_files_of_very_many_variables(tmp_path, monkeypatch):
+    path = write_plain(tmp_path / "a.h5", **{f"v{i}": np.zeros(1) for i in range(12)})
+    monkeypatch.setattr(netcdf_variables, "VARIABLES", 10)
+    with pytest.raises(ValueError, match="has 12 variables, more than 10"):
+        opened(path)
 
 
 def test_the_known_name_wins(tmp_path):

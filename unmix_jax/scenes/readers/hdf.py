@@ -26,7 +26,7 @@ __all__ = ["HdfArray", "HdfFile", "check_links", "readable", "text_of", "turned"
 WHOLE = 256 * 2**20  # bytes of one array that is read whole: lat/lon of a swath are 13 MB, a mask of 10⁸ pixels 100 MB
 ATTRIBUTES = 2**20  # bytes of one attribute; HDF5 itself allows 64 KiB in the usual storage
 DEPTH = 32  # groups within groups; sensors' products have at most 6 (HDF-EOS5)
-OBJECTS = 100_000  # groups and datasets; sensors' products have some hundreds
+OBJECTS = 20_000  # groups and datasets, which are found in 2 s; sensors' products have some hundreds
 PATHS = 100_000  # ways from the root to any object, which is what a reader without memory of its path walks
 # Most that a cube may be larger than its file. Deflate reaches 1032:1 on a constant; twice that leaves room for chunks
 # that were never written. Cubes up to FREE are let through: they fit into memory anyway.

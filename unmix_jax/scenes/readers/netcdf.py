@@ -3,8 +3,9 @@
 The names of dimensions and the coordinate variables decide which axis of a cube is which; a cube whose bands come first
 is turned as it is read. Where a file does not say enough, ``--key`` does: ``cube=group/variable`` (``pixels=`` for a
 list of spectra), ``wavelength=`` (``wavelength_nm=``, ``wavelength_um=``, ``wavenumber_cm1=`` where the file does not
-say the unit), ``fwhm=``, ``good_bands=``, ``mask=`` (zero is unusable; ``mask=flags:CLDICE,NAVFAIL`` names bits), and
-``order=band,row,column`` for a cube whose axes have no names. Everything is read through
+say the unit), ``fwhm=``, ``good_bands=`` (each may be an attribute, ``group/variable@wavelengths``), ``mask=`` (zero is
+unusable; ``mask=flags:CLDICE,NAVFAIL`` names bits), and ``order=band,row,column`` for a cube whose axes have no names.
+Everything is read through
 `unmix_jax.scenes.readers.hdf` or `unmix_jax.scenes.readers.netcdf_classic`, which look at no other file.
 
 Layouts that this was written after:
@@ -196,10 +197,10 @@ def _bands_by_length(variables: Variables, name: str, told: Reading) -> list[int
     """The axis that has as many elements as there are wavelengths, where it is the only one and has no name."""
     word = wavelength_word(told)
     if word is not None:
-        found = [variables.find(told.keys[word], word)]
+        counts = {variables.values(variables.find(told.keys[word], word)).size}
     else:
         found = [n for n in variables.names if len(variables.shape(n)) == 1 and WAVELENGTHS.fullmatch(letters(n))]
-    counts = {int(np.prod(variables.shape(n))) for n in found}
+        counts = {variables.shape(n)[0] for n in found}
     kinds = variables.kinds(name)
     fitting = [i for i, n in enumerate(variables.shape(name)) if n in counts]
     return fitting if len(fitting) == 1 and kinds[fitting[0]] is None else []

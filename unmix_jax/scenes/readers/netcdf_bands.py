@@ -12,7 +12,7 @@ from unmix_jax.scenes.units import spectral_axis, unit_of
 __all__ = ["AXES", "good_bands", "spectral_axis_of", "wavelength_word"]
 
 AXES = {"wavelength_nm": "nm", "wavelength_um": "um", "wavenumber_cm1": "cm-1"}
-WIDTHS = ("fwhm", "fwhms", "bandwidth", "bandwidths", "fullwidthhalfmax", "fullwidthathalfmaximum")
+WIDTHS = ("fwhm", "fwhms", "radiancefwhm", "bandwidth", "bandwidths", "fullwidthhalfmax", "fullwidthathalfmaximum")
 GOOD = ("goodwavelengths", "goodwavelength", "goodbands", "goodband", "bbl")
 BAD = ("badbands", "badwavelengths", "badband", "bandmask")
 # Spectral units beside those of the project, and what they are in them: CF's own unit of wavelengths is the metre.
@@ -79,7 +79,7 @@ def spectral_axis_of(
 
 def _unit(variables: Variables, name: str, stated: str | None, told: Reading) -> tuple[float, str | None]:
     """Factor and unit of wavelengths or widths."""
-    said = variables.attributes[name].get("units")
+    said = variables.held(name, "units")
     variables.use(name, "units", "standard_name", "long_name")
     if stated is not None or told.force_unit or not isinstance(said, str) or said.strip().lower() in NO_UNIT:
         return 1.0, stated

@@ -35,13 +35,16 @@ COLUMN = frozenset({
 })  # fmt: skip
 # Names of variables, letters only.
 WAVELENGTHS = re.compile(
-    r"(cent(er|re|ral)?|band|sensor)?(wavelengths?d?|wavenumbers?|wls?|wvls?|lambda)|bandcent(er|re)s?"
+    r"(cent(er|re|ral)?|band|sensor|radiance)?(wavelengths?d?|wavenumbers?|wls?|wvls?|lambda)|bandcent(er|re)s?"
 )
 SPECTRAL = (
     "radiation_wavelength", "sensor_band_central_radiation_wavelength", "radiation_wavenumber",
     "sensor_band_central_radiation_wavenumber",
 )  # fmt: skip
 SPECTRAL_UNITS = ("nm", "nanometers", "nanometer", "um", "µm", "micrometers", "micrometer", "cm-1")
+AXES = ("wavelength", "wavelength_nm", "wavelength_um", "wavenumber_cm1", "fwhm", "good_bands")  # may be attributes
+VARIABLES = 5_000  # of a file that is looked through for a cube; products have some hundreds
+AXIS = 16 * 2**20  # bytes of coordinates or marks along one axis: two million of them
 # Attributes that change no number: CF 1.11, ACDD 1.3, and those that EMIT, AVIRIS and PACE products add.
 CARRIED = frozenset({
     "title", "summary", "history", "institution", "source", "references", "comment", "conventions", "keywords",
@@ -93,9 +96,16 @@ class Variables:
         """
         self.file, self.path = file, file.path
         self.names = file.variables()
+        if len(self.names) > VARIABLES:
+            raise ValueError(f"{self.path} has {len(self.names)} variables, more than {VARIABLES}: it is no scene")
         self.attributes = {name: file.attributes(name) for name in (*file.groups, *self.names)}
         self._dimensions = {name: file.dimensions(name) for name in self.names}
         self.netcdf = isinstance(file, ClassicFile) or any(any(of) for of in self._dimensions.values())
+        self._single: dict[int, list[str]] = {}  # variables of one axis, by its length
+        for name in self.names:
+            if len(shape := file.shape(name)) == 1:
+                self._single.setdefault(shape[0], []).append(name)
+        self._known: dict[tuple[str | None, int], str | None] = {}
         self.chosen: dict[str, str] = {}
         self._keys: dict[tuple[str, str | None], str] = {}
         held: dict[str, Any] = {}
@@ -161,10 +171,23 @@ class Variables:
         return dtype.kind == "c" or dtype.names == ("r", "i")
 
     def values(self, name: str) -> np.ndarray:
-        """A small variable as values in double precision, missing ones as NaN; it is marked as used."""
-        found = cf.numbers(self.file.read(name), self.attributes[name], f"{self.path}: {name}")
+        """Numbers along an axis as values in double precision, missing ones as NaN; they are marked as used.
+
+        Args:
+            name: of the variable, or ``variable@attribute``.
+        """
+        holder, _, attribute = name.partition("@")
+        if attribute:
+            found = np.asarray(self.attributes[holder][attribute])
+            self.use(holder, attribute)
+            return cf.numbers(found, {}, f"{self.path}: {name}")
+        found = cf.numbers(self.file.read(name, AXIS), self.attributes[name], f"{self.path}: {name}")
         self.use(name, *cf.DECODING)
         return found
+
+    def held(self, name: str, attribute: str) -> Any:
+        """An attribute of a variable; None where there is none."""
+        return self.attributes.get(name, {}).get(attribute)
 
     def find(self, wanted: str, what: str) -> str:
         """The full name of a variable by what the user calls it: its full name, or its last part where that is unique.
@@ -177,7 +200,8 @@ class Variables:
             ValueError: there is none, or several have it.
         """
         name = wanted.strip().strip("/")
-        if name in self._dimensions:
+        holder, _, attribute = name.partition("@")
+        if name in self._dimensions or (what in AXES and self.held(holder, attribute) is not None):
             return name
         ends = [full for full in self.names if full.rsplit("/", 1)[-1] == name]
         if len(ends) == 1:
@@ -202,9 +226,8 @@ class Variables:
     def on(self, dimension: str | None, length: int) -> list[str]:
         """Variables of one axis that is this dimension; where either has no dimensions, those of this length."""
         return [
-            name for name in self.names
-            if self.shape(name) == (length,)
-            and (self._dimensions[name][0] == dimension or None in (dimension, self._dimensions[name][0]))
+            name for name in self._single.get(length, ())
+            if self._dimensions[name][0] == dimension or None in (dimension, self._dimensions[name][0])
         ]  # fmt: skip
 
     def nearest(self, names: Sequence[str], to: str, dimension: str | None) -> list[str]:
@@ -217,7 +240,11 @@ class Variables:
 
     def kinds(self, name: str) -> list[str | None]:
         """What each axis of a variable is: band, row or column; None where its dimension does not say it."""
-        return [self._kind(d, n) for d, n in zip(self._dimensions[name], self.shape(name), strict=True)]
+        axes = list(zip(self._dimensions[name], self.shape(name), strict=True))
+        for axis in axes:
+            if axis not in self._known:
+                self._known[axis] = self._kind(*axis)
+        return [self._known[axis] for axis in axes]
 
     def _kind(self, dimension: str | None, length: int) -> str | None:
         """What an axis is by the name of its dimension, or by its coordinate variable."""
