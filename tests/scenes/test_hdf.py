@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.io import netcdf_file
 
-from unmix_jax.scenes.readers import hdf
+from unmix_jax.scenes.readers import hdf, hdf_array
 from unmix_jax.scenes.readers.hdf import HdfFile, check_links
 from unmix_jax.scenes.readers.netcdf_classic import ClassicFile
 
@@ -230,8 +230,8 @@ def test_arrays_in_a_file_index_like_arrays(tmp_path, order, chunks, monkeypatch
     assert array.shape == expected.shape
     assert array.chunks == (None if chunks is None else tuple(chunks[axis] for axis in order))
     masks = [np.arange(n) % 2 == 0 for n in expected.shape]
-    for strided in (hdf.STRIDED, 100):  # bytes at once: all, or a row at a time
-        monkeypatch.setattr(hdf, "STRIDED", strided)
+    for strided in (hdf_array.STRIDED, 100):  # bytes at once: all, or a row at a time
+        monkeypatch.setattr(hdf_array, "STRIDED", strided)
         for index in [*INDICES, masks[0], (slice(None), masks[1]), expected > 50]:
             np.testing.assert_array_equal(array[index], expected[index])
     np.testing.assert_array_equal(np.asarray(array, "f8"), expected)
@@ -279,7 +279,7 @@ def test_many_threads_read_one_array(tmp_path):
 def test_chunks_of_very_many_rows_are_said_smaller(tmp_path, monkeypatch):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("cube", data=CUBE, chunks=(7, 5, 1))
-    monkeypatch.setattr(hdf, "AT_ONCE", 3 * 5 * 6 * 4)
+    monkeypatch.setattr(hdf_array, "AT_ONCE", 3 * 5 * 6 * 4)
     assert HdfFile(tmp_path / "a.h5").array("cube").chunks == (3, 5, 1)
 
 

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from unmix_jax.scenes.readers.hdf import WHOLE, readable, text_of, turned
+from unmix_jax.scenes.readers.errors import readable, text_of
+from unmix_jax.scenes.readers.hdf import WHOLE
+from unmix_jax.scenes.readers.hdf_array import turned
 
 __all__ = ["ClassicFile", "is_classic"]
 
