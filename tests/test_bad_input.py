@@ -141,7 +141,7 @@ def folder(tmp_path, monkeypatch):
         ("torn.hdr --endmembers library.csv", ["torn", str(CUBE.nbytes), str(CUBE.nbytes // 2)]),
         ("tall.hdr --endmembers library.csv", ["tall", str(CUBE.nbytes), str(CUBE.nbytes // 4 * 9)]),
         ("objects.npz --endmembers library.csv", ["objects.npz", "pickle"]),
-        ("scene.npz --endmembers library.csv --out used", ["used", "--overwrite"]),
+        ("scene.npz --endmembers library.csv --out used", ["used", "belong to no run"]),
     ],
 )
 def test_the_command_says_what_is_wrong(folder, capsys, words, messages):

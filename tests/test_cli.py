@@ -231,7 +231,7 @@ def test_endmembers(scene, tmp_path, capsys, ending):
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("HySime", "HFC", "NWHFC", "row", "column"))
     assert run("endmembers", path, "--count", 3, "--out", out) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "would be replaced" in capsys.readouterr().err
 
 
 def test_bands_bad_in_the_scene_do_not_count(scene, tmp_path):

@@ -30,11 +30,13 @@ ORDER = (
     {"resuming"},
     {"streaming"},
     {"blind", "page"},
-    {"plots", "report", "fitting", "learning"},
+    {"plots", "report", "export", "fitting", "learning"},
     {"cli", "arguments", "help", "unmixing", "terminal", "demo", "__main__"},
 )
 ALLOWED = {
     ("report", "plots"),
+    ("export", "plots"),
+    ("report", "export"),
     ("fitting", "plots"),
     ("cli", "arguments"),
     ("cli", "demo"),

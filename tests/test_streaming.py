@@ -414,7 +414,7 @@ def test_two_runs_in_one_folder(scene, tmp_path, whole):
         stream(scene, tmp_path / "out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="belong to no run"):
         stream(scene, tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 

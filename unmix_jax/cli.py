@@ -85,11 +85,15 @@ def endmembers(
         reading: how the file is read
     """
     from unmix_jax.endmembers.subspace import count_endmembers
+    from unmix_jax.export import check_exports, write_library_exports
     from unmix_jax.scenes.library_files import library_outputs, write_library
     from unmix_jax.scenes.opening import open_scene, refuse_inputs
     from unmix_jax.unmixing import counts_in_words, extract
 
-    written = library_outputs(out)
+    exports = check_exports(export)
+    written = [*library_outputs(out), *(out.with_suffix(f".{kind}") for kind in exports)]
+    if len(set(written)) < len(written):
+        raise ValueError(f"--export writes {out.name}, which --out writes: leave {out.suffix[1:]} out of --export")
     refuse_inputs(written, scene)
     _refuse_existing(written, overwrite)
     opened = open_scene(scene, **reading.options())
@@ -97,7 +101,8 @@ def endmembers(
     print(f"How many endmembers: {counts_in_words(counts)}\n")
     library, rows = extract(opened, method, counts.smallest if count == "auto" else count, seed)
     print(table(rows, ("endmember", "row", "column") if len(opened.shape) == 2 else ("endmember", "pixel")))
-    print(f"\nWritten: {write_library(out, library)}")
+    files = [write_library(out, library), *write_library_exports(out.with_suffix(""), library, exports)]
+    print(f"\nWritten: {', '.join(map(str, files))}")
 
 
 def fit(

@@ -50,6 +50,7 @@ OWN_FILES = (
     "figures",
     "abundances.mat",
     "abundances.csv",
+    "abundances.prj",
     "runs.npz",
     "endmembers.sli",
     "endmembers.hdr",

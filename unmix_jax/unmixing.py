@@ -14,6 +14,7 @@ import numpy as np
 from unmix_jax import sharding
 from unmix_jax.endmembers import extraction
 from unmix_jax.endmembers.subspace import Counts, count_endmembers
+from unmix_jax.export import abundance_table, check_exports, write_exports
 from unmix_jax.report import write_run_report
 from unmix_jax.results import check_folder, read_results, write_results
 from unmix_jax.resuming import check_run
@@ -24,7 +25,7 @@ from unmix_jax.scenes.reading import require_valid
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, thinned
 from unmix_jax.solvers import least_squares
 from unmix_jax.streaming import unmix_file
-from unmix_jax.terminal import progress_bar
+from unmix_jax.terminal import progress_bar, table
 
 LINEAR = ("fcls", "nnls", "scls", "ucls")  # methods that need endmembers
 BLIND = (
@@ -32,6 +33,8 @@ BLIND = (
     "mtaeu", "cnnaeu", "mdae", "udas", "snsa", "daen", "archetypal", "nmf",
 )  # methods that find them  # fmt: skip
 
+TABLED = 1_000_000  # spectra of a list whose abundances are written as a table without being asked for: some 100 MB
+SHOWN_COLUMNS = 8  # endmembers side by side in a terminal
 SHOWN_BYTES = 64 * 2**20  # of the pixels that a report is drawn of
 
 __all__ = ["counts_in_words", "extract", "unmix_scene"]
@@ -84,7 +87,7 @@ def unmix_scene(
             count = counts.smallest
             say(f"How many endmembers: {counts_in_words(counts)}; {count} are taken (--count)\n")
         if options["method"] not in LINEAR:
-            return _unmix_blind(scene, count, options, command, stages)
+            return _unmix_blind(scene, count, options, command, stages, say)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
         library = open_library(options["endmembers"], **library_reading)
@@ -115,20 +118,42 @@ def _stream(
     if sharding.is_first() and (note := place_note(scene, options["maps"], ortho=options["ortho"])) is not None:
         warnings.warn(note, stacklevel=2)
 
+    exports = _exports(scene, options, len(library))
+
     def report(folder: Path, record: Mapping[str, Any]) -> None:
+        results, shown = read_results(folder, every=every), thinned(scene, every)
         write_run_report(
-            folder / "report.html", read_results(folder, every=every), thinned(scene, every),
-            command=command, extracted=extracted, baseline=baseline,
+            folder / "report.html", results, shown,
+            command=command, extracted=extracted, baseline=baseline, every=every,
         )  # fmt: skip
+        write_exports(folder, results, scene, exports, every=every, shown=shown, baseline=baseline)
 
     with progress_bar("unmixing") if sharding.is_first() else contextlib.nullcontext() as progress:
-        return unmix_file(
+        record = unmix_file(
             scene, unmixer, options["out"], endmembers=library, good_bands=library.good_bands, tile=options["tile"],
             memory=None if options["memory"] is None else options["memory"] * 2**30, maps=options["maps"],
             shade=options["shade"], ortho=options["ortho"], config=options, seed=options["seed"],
             timings=_timings(stages), more=more,
             finishing=report, overwrite=options["overwrite"], planning=lambda plan: say(f"{plan}\n"), progress=progress,
         )  # fmt: skip
+    _say_spectra(scene, options, say)
+    return record
+
+
+def _exports(scene: Scene, options: Mapping[str, Any], count: int) -> tuple[str, ...]:
+    """What is exported: what the user asks for, and a table of a list of spectra."""
+    kinds = set(options["export"])
+    if len(scene.shape) == 1 and scene.shape[0] <= TABLED:
+        kinds.add("csv")
+    return check_exports(sorted(kinds), shape=scene.shape, endmembers=count, itemsize=8 if options["x64"] else 4)
+
+
+def _say_spectra(scene: Scene, options: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """The abundances of the first spectra of a list."""
+    if len(scene.shape) == 1 and sharding.is_first():
+        columns, rows = abundance_table(options["out"], scene, most=SHOWN_COLUMNS)
+        more = f"\nThe first {len(rows)} of {scene.shape[0]:,} spectra." if len(rows) < scene.shape[0] else ""
+        say(f"{table(rows, columns)}{more}\n")
 
 
 def _counted(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -193,10 +218,12 @@ def _unmix_learned(
 
 
 def _unmix_blind(
-    scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float]
+    scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Endmembers and abundances at once, over several seeds; all of the runs are kept."""
     folder = Path(options["out"])
+    exports = _exports(scene, options, count)
     from unmix_jax.blind import unmix_blind  # whose optimisers take a while to load
 
     unit = "runs" if options["method"] in ("archetypal", "nmf") else "epochs"
@@ -207,7 +234,9 @@ def _unmix_blind(
         )  # fmt: skip
     stages["unmix"] = time.perf_counter()
     names = tuple(f"endmember {i + 1}" for i in range(count))
-    library = SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands)
+    library = SpectralLibrary(
+        found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity
+    )
     agreed, refined = found.consensus, found.refinement
     runs = {
         "seeds": len(found.runs),
@@ -234,6 +263,8 @@ def _unmix_blind(
     told: dict[str, Any] = {"collapsed": agreed.collapsed, "distances_rad": agreed.distances, "chosen": agreed.chosen}
     np.savez(folder / "runs.npz", endmembers=found.runs, **told, **trained, **tried)
     write_run_report(folder / "report.html", results, scene, command=command, blind=found)
+    write_exports(folder, results, scene, exports, weights=found.solution.fitted)
+    _say_spectra(scene, options, say)
     return results.record
 
 
@@ -255,7 +286,10 @@ def extract(scene: Scene, method: str, count: int, seed: int) -> tuple[SpectralL
     names = tuple(f"endmember {i + 1}" for i in range(count))
     places = np.unravel_index(np.asarray(found.indices), scene.shape)
     rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
-    return SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands), rows
+    library = SpectralLibrary(
+        found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity
+    )
+    return library, rows
 
 
 def _baseline(library: SpectralLibrary, degree: int | None) -> Any:

@@ -34,6 +34,8 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
         ("pixels", f"{size} (rows × columns) = {total:,}" if len(scene.shape) == 2 else f"{size} spectra"),
         *_bands(scene.axis, scene.bands, scene.good_bands),
     ]
+    if "netcdf variables" in scene.header:
+        rows.append(("variables", str(scene.header["netcdf variables"])))
     if scene.pixel_names:
         rows.append(("names", _names(scene.pixel_names, len(scene.pixel_names))))
     pixels = looked_at(scene)

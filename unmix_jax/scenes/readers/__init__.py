@@ -54,9 +54,10 @@ SCENES = (
 )
 LIBRARIES = (
     Format("arrays:read_array_library", (".npz", ".mat", ".zarr"), keys=True),
+    Format("tables:read_table", (".csv", ".txt", ".tsv")),  # also where the header of a .sli lies beside it
     Format("envi:read_envi_library", (), "envi:is_envi", keys=True),
     Format("pds3:read_pds3_library", (".tab", ".lbl"), "pds3:is_pds3", keys=True),
-    Format("tables:read_table", (".csv", ".txt", ".tsv", ".tab")),
+    Format("tables:read_table", (".tab",)),
 )
 FILES_OF_SCENES = (
     "an ENVI file with its .hdr, GeoTIFF, NetCDF, HDF5, .npz, .npy, .mat, .zarr, PDS3, PDS4, ISIS, or a product of "

@@ -21,6 +21,7 @@ import numpy as np
 
 from unmix_jax.scenes.checked import NpzArrays, check_zarr, mat_variables
 from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.library_files import unescaped
 from unmix_jax.scenes.reading import Reading
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import missing, quantity_in, spectral_axis, unit_of
@@ -31,7 +32,7 @@ AXES = {"wavelength_nm": "nm", "wavelength_um": "um", "wavenumber_cm1": "cm-1"}
 SPECTRA = ("endmembers", "spectra")
 NAMES = (
     "cube", "pixels", "pixels_in_columns", *SPECTRA, "abundances", "wavelength", *AXES, "fwhm", "good_bands", "mask",
-    "nodata", "scale", "offset", "quantity", "names", "classes", "rows", "columns",
+    "nodata", "scale", "offset", "quantity", "names", "classes", "text_escapes", "rows", "columns",
 )  # fmt: skip
 # How Zhu's files of Samson, Jasper Ridge and Urban (2014, https://rslab.ut.ac.ir/data), which many have copied, call
 # what is needed to understand a matrix of pixels.
@@ -124,7 +125,14 @@ class Arrays:
         if found is None:
             return ()
         values = found[1].ravel() if found[1].dtype.kind == "O" else np.atleast_1d(np.squeeze(found[1]))
-        return tuple(str(np.squeeze(v)).strip() for v in values)
+        words = ("" if np.size(v) == 0 else str(np.squeeze(v)).strip() for v in values)
+        return tuple(unescaped(word) if self.escapes else word for word in words)
+
+    @property
+    def escapes(self) -> bool:
+        """Whether the file says that its texts have escapes, as `unmix_jax.scenes.library_files` writes them."""
+        told = self.get("text_escapes")
+        return told is not None and bool(np.any(told))
 
     def axis(self, told: Reading) -> SpectralAxis | None:
         """The spectral axis, where there is one."""
@@ -179,12 +187,14 @@ class Arrays:
             if words
             else " ".join(str(self.attribute("cube", k) or "") for k in ("long_name", "standard_name"))
         )
+        if words and self.escapes:
+            return words[0]
         return quantity_in(said.replace("_", " ")) or (words[0] if words else "value")
 
     def flags(self, name: str) -> np.ndarray | None:
         """A list of true and false."""
         value = self.get(name)
-        return None if value is None else np.squeeze(value) != 0
+        return None if value is None else np.atleast_1d(np.squeeze(value)) != 0
 
 
 def read_array_scene(path: Path, told: Reading) -> Scene:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
+from unmix_jax.scenes.library_files import texts_of_header
 from unmix_jax.scenes.reading import Entries, Reading
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import axis_of_names, canonical, existing, quantity_in, spectral_axis, unit_of
@@ -281,14 +282,17 @@ def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
     names = told_by.listed("spectra names")
     if names and len(names) != members:
         raise ValueError(f"{header}: {len(names)} spectra names for {members} spectra")
+    names, classes, quantity, more = texts_of_header(told_by.fields, names, members)
     told_by.fields.carry(*PLACING)
+    titled = told_by.quantity()
     return SpectralLibrary(
         cube[:],
         told_by.axis(bands, told),
         names or tuple(f"spectrum {i + 1}" for i in range(members)),
+        classes,
         good_bands=told_by.flags(bands),
-        quantity=told_by.quantity() or "value",
-        notes=tuple(notes),
+        quantity=quantity or titled or "value",
+        notes=(*notes, *more),
         account=told_by.fields.account(),
         header=told_by.fields.header(),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmix_jax.scenes.readers.libraries import cells_of, is_number, some
+from unmix_jax.scenes.readers.own_tables import is_own
 from unmix_jax.scenes.reading import Entries, Reading
 from unmix_jax.scenes.scene import Account
 
@@ -110,7 +111,7 @@ def table_beside(data: Path) -> Path | None:
     """
     for suffix in (".csv", ".CSV"):
         table = data.with_suffix(suffix)
-        if table != data and table.is_file() and not table.is_symlink():
+        if table != data and table.is_file() and not table.is_symlink() and not is_own(table):
             return table
     return None
 
