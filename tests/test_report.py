@@ -1,16 +1,19 @@
 """The page of a run: self-contained, escaped, complete."""
 
 import base64
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from unmix_jax import plots
 from unmix_jax.page import Picture, Section, Table, write_page
-from unmix_jax.report import write_run_report
+from unmix_jax.report import checks, run_tiles, write_run_report
 from unmix_jax.results import Results, read_results, write_results
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary, thinned
 from unmix_jax.types import Solution
 
 EVIL = '<script>alert("x")</script> & "Grès", $1'
@@ -49,21 +52,19 @@ def assert_self_contained(page):
         assert outside not in page.source
 
 
-def run_of(shape=(5, 6), *, unit="reflectance", unique=None, masked=1):
-    import jax.numpy as jnp
-
+def run_of(shape=(5, 6), *, quantity="reflectance", unique=None, masked=1, names=("Soil", EVIL, "Wasser")):
     rng = np.random.default_rng(0)
     axis = SpectralAxis(np.linspace(450.0, 900.0, 8))
-    library = SpectralLibrary(rng.uniform(0.1, 0.9, (3, 8)).astype(np.float32), axis, ("Soil", EVIL, "Wasser"))
-    abundances = rng.dirichlet(np.ones(3), shape).astype(np.float32)
-    abundances.reshape(-1, 3)[:masked] = np.nan
+    library = SpectralLibrary(rng.uniform(0.1, 0.9, (len(names), 8)).astype(np.float32), axis, names)
+    abundances = rng.dirichlet(np.ones(len(names)), shape).astype(np.float32)
+    abundances.reshape(-1, len(names))[:masked] = np.nan
     number = abundances[..., 0] * 1e-7
     converged = jnp.asarray(np.isfinite(number))
     solution = Solution(
         jnp.asarray(abundances), jnp.asarray(number), jnp.asarray(number), jnp.ones(shape, int), converged,
         unique=None if unique is None else jnp.full(shape, unique),
     )  # fmt: skip
-    scene = Scene(abundances @ library.spectra, axis, name="scène <1>", unit=unit)
+    scene = Scene(abundances @ library.spectra, axis, name="scène <1>", quantity=quantity)
     return solution, scene, library
 
 
@@ -110,7 +111,9 @@ def test_pictures_are_embedded_and_described(written):
 @pytest.mark.parametrize(
     "text",
     ["Abundances", "Endmembers", "Fit and certificate", "How to read this", "Record", "0.0123", "0.777",
-     "0.25", "worst gap", "option: method", "fcls", "taken from pixels of the scene",
+     "0.25", "worst gap (no unit)", "option: method", "certified optimal for these endmembers",
+     "It says nothing about units and scale of these values", "RMS residual (reflectance)", "fcls",
+     "taken from pixels of the scene",
      "never a share of mass"],
 )  # fmt: skip
 def test_the_page_says(written, text):
@@ -124,7 +127,7 @@ def test_it_is_fit_for_phone_and_dark(written):
 
 @pytest.mark.parametrize("shape", [(5, 6), (7,)])
 def test_lists_and_radiance_and_ambiguity(tmp_path, shape):
-    solution, scene, library = run_of(shape, unit="radiance", unique=False)
+    solution, scene, library = run_of(shape, quantity="radiance", unique=False)
     results = write_results(tmp_path, solution, scene, endmembers=library)
     text = "".join(Page(write_run_report(tmp_path / "report.html", results, scene)).text)
     assert "more than one best answer" in text
@@ -150,3 +153,148 @@ def test_any_sections(tmp_path):
     for wanted in ("One & only", "text <i>", "A table", "12,345", "–", "1.5", EVIL):
         assert wanted in text
     assert table.numeric == [False, True]
+
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def page_of(tmp_path, solution, scene, library, *, more=None, every=1, **options):
+    write_results(tmp_path, solution, scene, endmembers=library, more=more)
+    path = tmp_path / "report.html"
+    write_run_report(path, read_results(tmp_path, every=every), thinned(scene, every), every=every, **options)
+    return Page(path)
+
+
+def words_of(page):
+    return " ".join(" ".join(page.text).split())
+
+
+def test_the_page_forbids_scripts_and_everything_from_outside(written):
+    metas = [attributes for tag, attributes in written.elements if tag == "meta"]
+    assert metas[0] == {"charset": "utf-8"}
+    assert metas[1] == {"http-equiv": "Content-Security-Policy", "content": POLICY}
+    assert written.source.index("Content-Security-Policy") < written.source.index("<title>")
+
+
+def test_what_html_cannot_hold_is_marked(tmp_path):
+    names = ("\x1b[31mred\x00", "\u202etfel", "\u2066a\u2069", "a\x9bb", "half \udcff", "x" * 10_000, "tab\there")
+    sections = [Section(name, [name], tables=[Table((name,), [[name]], name)], points=[name]) for name in names]
+    page = Page(write_page(tmp_path / "x.html", sections, title=names[0], command=names[4], tiles=[(names[1],) * 2]))
+    assert_self_contained(page)
+    assert not {c for c in page.source if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160}
+    assert not set(page.source) & set("\u202e\u2066\u2069\udcff")
+    assert "\N{REPLACEMENT CHARACTER}[31mred" in words_of(page)
+    assert "tab here" in words_of(page)
+
+
+def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
+    path = write_page(tmp_path / "x.html", [], title="first")
+
+    def stop(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("unmix_jax.page.os.replace", stop)
+    with pytest.raises(OSError, match="No space left"):
+        write_page(path, [], title="second")
+    assert "first" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("shape", [(20, 26), (40,)], ids=["image", "list"])
+def test_a_thinned_scene_is_named_by_its_own_rows(tmp_path, monkeypatch, shape):
+    solution, scene, library = run_of(shape, masked=0)
+    seen = []
+    fits = plots.fits
+    monkeypatch.setattr(plots, "fits", lambda *args, **options: seen.append(fits(*args, **options)) or seen[-1])
+    text = words_of(page_of(tmp_path, solution, scene, library, every=8))
+    residual = np.asarray(solution.residual)
+    for axis in seen[0].axes[::2]:  # of each of the three: where it says that it is has the residual that it says
+        where = axis.get_title("left").splitlines()[1]
+        place = tuple(int(word.strip(",")) for word in where.split() if word.strip(",").isdigit())
+        assert all(k % 8 == 0 for k in place)
+        assert where.endswith(f"RMS {residual[place]:.2g}")
+    one = "drawn from every 8th row and every 8th column" if len(shape) == 2 else "drawn from every 8th spectrum"
+    assert one in text
+    mean = np.asarray(solution.abundances).reshape(-1, 3)[:, 0].mean()
+    assert f"Soil{mean:.3f}" in text.replace(" ", "")  # of all pixels
+    assert "drawn from every" not in words_of(page_of(tmp_path / "whole", solution, scene, library))
+
+
+def test_what_may_be_wrong_stands_first(tmp_path):
+    solution, scene, library = run_of()
+    notes = ["bands 1 and 2 hold no value; they are left out", "scale <differs> by 10 000!"]
+    scene = replace(scene, notes=(notes[0], "no wavelength unit is given"))
+    page = page_of(tmp_path, solution, scene, library, more={"notes": notes})
+    text = words_of(page)
+    assert text.index("Please check") < text.index("Abundances")
+    assert text.count("Bands 1 and 2 hold no value; they are left out.") == 1
+    assert "Scale <differs> by 10 000!" in text
+    assert "No wavelength unit is given." in text
+    assert ("section", {"class": "warns"}) in page.elements
+    clean = replace(scene, notes=())
+    assert "Please check" not in words_of(page_of(tmp_path / "clean", solution, clean, library))
+    assert checks({}, clean) == []
+
+
+def test_metadata_that_nobody_understood_are_listed(tmp_path):
+    solution, scene, library = run_of()
+    account = Account(used=("bands",), unknown=("mood <of> sensor", *(f"entry {i}" for i in range(99))))
+    text = words_of(page_of(tmp_path, solution, replace(scene, account=account), library))
+    assert "metadata not understood mood <of> sensor, entry 0," in text
+    assert "and 40 more" in text
+    assert "not understood" not in words_of(page_of(tmp_path / "clean", solution, scene, library))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (7,)], ids=["image", "list"])
+def test_captions_are_of_what_is_drawn(tmp_path, shape):
+    solution, scene, library = run_of(shape)
+    page = page_of(tmp_path, solution, scene, library)
+    text = words_of(page)
+    alts = " ".join(attributes["alt"] for tag, attributes in page.elements if tag == "img")
+    for of_images in ("All maps share one scale", "asked pixels are blank", "each pixel", "Three pixels"):
+        assert (of_images in alts) == (len(shape) == 2)
+    for of_lists in ("Abundances of each spectrum", "Three spectra", "each spectrum"):
+        assert (of_lists in alts) == (len(shape) == 1)
+    assert ("29 pixels unmixed" if len(shape) == 2 else "6 spectra unmixed") in text
+
+
+def test_unknown_quantities_are_values(tmp_path):
+    solution, scene, library = run_of(quantity="value")
+    text = words_of(page_of(tmp_path, solution, scene, library))
+    assert "RMS residual (value)" in text
+    assert "reflectance" not in text.split("How to read this")[0]
+
+
+def test_the_tiles_say_what_is_certified(tmp_path):
+    solution, scene, library = run_of()
+    record = write_results(tmp_path, solution, scene, endmembers=library).record
+    labels = [label for label, _ in run_tiles(record)]
+    assert labels[1] == "pixels certified optimal for these endmembers"
+    uncertain = {**record, "gap": {"worst": None, "median": None}}
+    assert run_tiles(uncertain)[1][0] == "pixels converged"
+    assert run_tiles({**record, "network": {}})[1][0] == "pixels like the training"
+    hostile = {**record, "scene": {**record["scene"], "quantity": "\x1b[2J" + "q" * 999}}
+    assert max(len(label) for label, _ in run_tiles(hostile)) < 90
+    assert "\x1b" not in str(run_tiles(hostile))
+
+
+def test_maps_of_many_endmembers_come_in_sheets(tmp_path):
+    names = tuple(f"m{i}" for i in range(45))
+    page = page_of(tmp_path, *run_of((3, 4), names=names))
+    alts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    assert [alt.partition(".")[0] for alt in alts if "of 45" in alt] == [
+        "Endmembers 1 to 20 of 45", "Endmembers 21 to 40 of 45", "Endmembers 41 to 45 of 45",
+    ]  # fmt: skip
+    widths = [int(attributes["width"]) for tag, attributes in page.elements if tag == "img"]
+    assert max(widths) < 972  # pixels inside a card, so that nothing is scaled down
+
+
+def test_the_spectra_of_a_list_have_a_row_each(tmp_path):
+    solution, scene, library = run_of((30,), names=tuple(f"m{i}" for i in range(15)))
+    scene = replace(scene, pixel_names=tuple(f"probe <{i}>" for i in range(30)))
+    page = page_of(tmp_path, solution, scene, library)
+    text = words_of(page)
+    assert "probe <0> – –" in text  # masked
+    assert "probe <19>" in text
+    assert "probe <20>" not in text
+    assert "The 20 first, of 30 spectra" in text
+    assert "sum of 4 others" in text

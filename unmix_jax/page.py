@@ -1,7 +1,12 @@
-"""One self-contained HTML page: no script, no outside resource, fit for a phone and for the dark."""
+"""One self-contained HTML page: no script, no outside resource, fit for a phone, for the dark and for paper.
+
+What is shown comes out of files. It is escaped, and the page tells the browser to run nothing and to load nothing (a
+Content Security Policy), so that a name can do no more than be read.
+"""
 
 import base64
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "as_text", "per_cent", "write_page"]
+__all__ = ["Picture", "Section", "Table", "as_text", "one_line", "per_cent", "write_page"]
 
 DPI = 130
 DASH = "–"
 NUMBER = re.compile(rf"{DASH}|-?[<> ]*[\d,.]+(e[+-]\d+)?( %)?")
 CSS_PIXELS_PER_INCH = 96
+# Controls other than tab and line end, halves of surrogate pairs (of bytes that are no UTF-8), and marks that turn the
+# direction of what follows: HTML cannot hold the first two, and the third would let a name rewrite its neighbours.
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One card of the page: a heading, paragraphs, pictures side by side, tables."""
+    """One card of the page: a heading, paragraphs, points, pictures side by side, tables; marked where it warns."""
 
     title: str
     text: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = field(default=())
+    points: Sequence[str] = ()
+    warns: bool = False
 
 
 def write_page(
@@ -73,6 +83,7 @@ def write_page(
     lead: str = "",
     command: str = "",
     tiles: Sequence[tuple[str, str]] = (),
+    remark: str = "",
 ) -> Path:
     """Write one self-contained HTML page; every text is escaped, every picture is embedded.
 
@@ -83,6 +94,7 @@ def write_page(
         lead: one sentence under it.
         command: the command that made it.
         tiles: (label, value) pairs shown large at the top.
+        remark: what the tiles do not say.
 
     Returns:
         The file that was written.
@@ -92,11 +104,13 @@ def write_page(
     from unmix_jax import __version__
 
     template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     cards = [
         {
             "title": section.title,
             "text": section.text,
+            "points": section.points,
+            "warns": section.warns,
             "pictures": [_embed(picture) for picture in section.pictures],
             "tables": section.tables,
         }
@@ -107,12 +121,29 @@ def write_page(
         lead=lead,
         command=command,
         tiles=tiles,
+        remark=remark,
         sections=cards,
         footer=f"Written by unmix_jax {__version__} on {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}.",
     )
     path = Path(path)
-    path.write_text(page, encoding="utf-8")
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, path)
     return path
+
+
+def one_line(text: str, most: int | None = None) -> str:
+    """A name without line ends and what cannot be shown, of so many letters at most; its middle is left out then."""
+    whole = " ".join(UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text).split()) or "(no name)"
+    if most is None or len(whole) <= most:
+        return whole
+    tail = most // 3
+    return f"{whole[: most - tail - 1]}…{whole[len(whole) - tail :]}"
+
+
+def _shown(value: Any) -> Any:
+    """A value as the page can hold it; what cannot be shown becomes a mark that says so."""
+    return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
 def _embed(picture: Picture) -> dict[str, Any]:

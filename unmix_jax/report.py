@@ -8,14 +8,25 @@ import equinox as eqx
 import numpy as np
 
 from unmix_jax import plots
+from unmix_jax.export import abundance_table
 from unmix_jax.metrics import align
-from unmix_jax.page import Picture, Section, Table, as_text, per_cent, write_page
+from unmix_jax.page import Picture, Section, Table, as_text, one_line, per_cent, write_page
+from unmix_jax.plots.unmixing import SHEET
 from unmix_jax.results import Results, masked_pixels
 from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import Scene
 
-__all__ = ["run_sections", "run_tiles", "write_run_report"]
+__all__ = ["checks", "run_sections", "run_tiles", "write_run_report"]
 
+LONGEST = 60  # letters of a quantity
+COLUMNS = 12  # endmembers of a table of the report that have a column of their own
+UNKNOWN_SHOWN = 60  # entries of the metadata that nobody understood; some files have thousands
+CERTIFIED = "certified optimal for these endmembers"
+CERTIFIED_CAVEAT = (
+    "Certified optimal is said of the arithmetic: no other allowed abundances of these endmembers come closer to the "
+    "values that were read. It says nothing about units and scale of these values, about the endmembers, or about the "
+    "model of mixing."
+)
 
 LINEAR_CAVEAT = (
     "An abundance is a weight in a linear mixture. It is the share of the area where the materials lie side "
@@ -26,7 +37,7 @@ LINEAR_CAVEAT = (
 CERTIFICATE_CAVEAT = (
     "The optimality gap bounds how much closer to the measured spectrum any other allowed abundances could "
     "come: in squared misfit, as a fraction of the squared spectrum. It certifies the arithmetic, not the "
-    "model: a wrong model or a wrong endmember shows in the residual, and only partly there."
+    "units, the endmembers or the model: what is wrong with these shows in the residual, and only partly there."
 )
 NETWORK_CAVEAT = (
     "These abundances are what networks say that have seen synthetic mixtures of the pure spectra only. They are as "
@@ -67,18 +78,21 @@ def write_run_report(
     extracted: bool = False,
     baseline: Any = None,
     blind: Any = None,
+    every: int = 1,
 ) -> Path:
     """Write the page of one unmixing run.
 
     Args:
         path: file to write.
-        results: the run.
-        scene: what was unmixed.
+        results: the run, or every n-th row and column of it (`read_results` with ``every``).
+        scene: what was unmixed, or the same rows and columns of it (`thinned`).
         command: the command that was run.
         scores: what `unmix_jax.metrics.score` returned, where there is a reference.
         extracted: whether the endmembers were taken from the scene itself.
         baseline: as in `unmix_jax.plots.fits`.
         blind: the `unmix_jax.blind.Blind` that the results are from, if they are.
+        every: which rows and columns, or spectra of a list, results and scene are of; 1: all. The page says so, and
+            names the rows and columns of the whole scene.
 
     Returns:
         The file that was written.
@@ -90,9 +104,28 @@ def write_run_report(
     lead = f"{record['scene']['name']}: {shape} ({axes}), unmixed into {len(results.endmembers)} endmembers" + (
         f" by {method}." if method else "."
     )
-    sections = run_sections(results, scene, scores=scores, extracted=extracted, baseline=baseline, blind=blind)
+    sections = run_sections(
+        results, scene, scores=scores, extracted=extracted, baseline=baseline, blind=blind, every=every
+    )
+    if found := checks(record, scene):
+        told = "These may make the numbers below wrong. They were also said in the terminal, and are in record.json."
+        sections.insert(0, Section("Please check", [told], points=found, warns=True))
     title = f"Unmixing of {record['scene']['name']}"
-    return write_page(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record))
+    remark = CERTIFIED_CAVEAT if _is_certified(record) else ""
+    return write_page(path, sections, title=title, lead=lead, command=command, tiles=run_tiles(record), remark=remark)
+
+
+def checks(record: Mapping[str, Any], scene: Scene) -> list[str]:
+    """What may make the numbers of a run wrong, one sentence each: the notes of its record and of the scene.
+
+    Args:
+        record: of the run, as in `Results.record`.
+        scene: what was unmixed.
+    """
+    place = (record.get("place") or {}).get("note")
+    notes = (str(note) for note in (*(record.get("notes") or ()), *scene.notes, *([place] if place else [])))
+    whole = (f"{note[:1].upper()}{note[1:]}" for note in dict.fromkeys(notes) if note)
+    return [note if note[-1] in ".!?" else f"{note}." for note in whole]
 
 
 def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -106,10 +139,10 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     pixels, share = record["pixels"], per_cent(record["converged_share"])
     tiles = [
-        ("pixels unmixed", f"{pixels['valid']:,}"),
+        (f"{_pixels(record)} unmixed", f"{pixels['valid']:,}"),
         (_share_of(record), as_text(share)),
-        ("worst optimality gap", as_text(record["gap"]["worst"])),
-        (f"RMS residual ({record['scene']['quantity']})", as_text(record["residual_rms"])),
+        ("worst optimality gap (no unit)", as_text(record["gap"]["worst"])),
+        (f"RMS residual ({one_line(record['scene']['quantity'], LONGEST)})", as_text(record["residual_rms"])),
     ]
     if runs := record.get("runs"):
         tiles += [("runs, of which collapsed", f"{runs['seeds']}, {runs['collapsed']}"),
@@ -121,9 +154,18 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _share_of(record: Mapping[str, Any]) -> str:
     """What the share of pixels that is given is of."""
-    if "network" in record:
-        return "like the training"
-    return "converged" if record["gap"]["worst"] is None else "certified optimal"
+    of = "like the training" if "network" in record else CERTIFIED if _is_certified(record) else "converged"
+    return f"{_pixels(record)} {of}"
+
+
+def _pixels(record: Mapping[str, Any]) -> str:
+    """What the scene is made of."""
+    return "pixels" if len(record["scene"]["shape"]) == 3 else "spectra"
+
+
+def _is_certified(record: Mapping[str, Any]) -> bool:
+    """Whether the pixels of a run have a certificate at all."""
+    return "network" not in record and record["gap"]["worst"] is not None
 
 
 def run_sections(
@@ -134,6 +176,7 @@ def run_sections(
     extracted: bool = False,
     baseline: Any = None,
     blind: Any = None,
+    every: int = 1,
 ) -> list[Section]:
     """The cards of one run: abundances, endmembers, fit and certificate, scores, how to read it, the record.
 
@@ -144,33 +187,30 @@ def run_sections(
         extracted: whether the endmembers were taken from the scene itself.
         baseline: as in `unmix_jax.plots.fits`.
         blind: the `unmix_jax.blind.Blind` that the results are from, if they are.
+        every: as in `write_run_report`.
 
     Returns:
         The sections, in order.
     """
-    solution, library = results.solution, results.endmembers
-    names, unit = library_names(library), scene.quantity
+    library, image = results.endmembers, len(scene.shape) == 2
     scored = [_scores(scores)] if scores else []
-    curves = Picture(plots.endmember_curves(library, unit=unit), "Lines break at bands that are bad or missing.")
+    drawn = plots.endmember_curves(library, unit=scene.quantity)
+    curves = Picture(drawn, "Lines break at bands that are bad or missing.")
+    seen = "The scene; masked pixels are blank." if image else "The spectra: their median, and where 90 % of them lie."
     abundances = Section(
         "Abundances",
-        pictures=[
-            Picture(plots.false_colour(scene), "The scene."),
-            Picture(
-                plots.abundance_maps(solution.abundances, names),
-                "All maps share one scale; masked pixels are blank.",
-            ),
-        ],
-        tables=[_abundance_table(results)],
+        text=_thinned_note(scene, every),
+        pictures=[Picture(plots.false_colour(scene), seen), *_abundance_pictures(results, scene, every)],
+        tables=[_means_table(results, every), *([] if image else [_list_table(results, scene, every)])],
     )
     return [
         abundances,
         Section("Endmembers", text=[EXTRACTED_CAVEAT] if extracted else (), pictures=[curves]),
         *([] if blind is None else [_runs_section(scene, library, blind)]),
-        _fit_section(results, scene, baseline, weights=None if blind is None else blind.solution.fitted),
+        _fit_section(results, scene, baseline, None if blind is None else blind.solution.fitted, every),
         *scored,
         Section("How to read this", text=_caveats(scene, results.record)),
-        Section("Record", tables=[_record_table(results.record)]),
+        Section("Record", tables=[_record_table(results.record, scene)]),
     ]
 
 
@@ -202,47 +242,105 @@ def _runs_section(scene: Scene, library: Any, blind: Any) -> Section:
     return Section("Runs", [BLIND_CAVEAT, GAUGE_CAVEATS[blind.gauge]], pictures, [Table(("", "value"), rows)])
 
 
-def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any) -> Section:
+def _thinned_note(scene: Scene, every: int) -> list[str]:
+    """That the page shows some of the scene only, if so."""
+    if every == 1:
+        return []
+    nth = f"every {every}{'nd' if every == 2 else 'rd' if every == 3 else 'th'}"
+    if len(scene.shape) == 1:
+        return [
+            f"The list is long: this page is drawn from {nth} spectrum. Their numbers are those of the whole list, "
+            "counted from 0. Means, counts and the RMS residual are of all spectra."
+        ]
+    return [
+        f"The scene is large: this page is drawn from {nth} row and {nth} column. Rows and columns that it names are "
+        "those of the whole scene, counted from 0. Means, counts and the RMS residual are of all pixels."
+    ]
+
+
+def _abundance_pictures(results: Results, scene: Scene, every: int) -> list[Picture]:
+    """Maps of an image, some in each picture, or one picture of a list of spectra."""
+    values, names = results.solution.abundances, library_names(results.endmembers)
+    if len(scene.shape) == 1:
+        drawn = plots.abundance_maps(values, names, pixel_names=scene.pixel_names, every=every)
+        said = "Abundances of each spectrum, side by side from 0 on; nothing is drawn where a spectrum is masked."
+        return [Picture(drawn, said)]
+    count, pictures = len(names), []
+    for first in range(0, count, SHEET):
+        last = min(first + SHEET, count)
+        of = f"Endmembers {first + 1} to {last} of {count}. " if count > SHEET else ""
+        said = "All maps share one scale; masked pixels are blank." if count > 1 else "Masked pixels are blank."
+        pictures.append(Picture(plots.abundance_maps(values, names, members=range(first, last)), of + said))
+    return pictures
+
+
+def _list_table(results: Results, scene: Scene, every: int) -> Table:
+    """The abundances of the first spectra of a list."""
+    columns, rows = abundance_table(results, scene, most=COLUMNS, every=every)
+    total = int(np.prod(results.record["scene"]["shape"][:-1]))
+    if total == len(rows):
+        said = "All spectra."
+    else:
+        which = "first" if every == 1 else "first of those drawn"
+        said = f"The {len(rows)} {which}, of {total:,} spectra; abundances.csv (--export csv) has all of them."
+    return Table(columns, rows, f"Abundances as fractions. {said}")
+
+
+def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any, every: int) -> Section:
     """Residual, certificate, and three fits; by ``weights`` of the endmembers where these are not the abundances."""
     solution, record = results.solution, results.record
     if weights is not None:
         solution = eqx.tree_at(lambda s: s.abundances, solution, weights)
     pictures = []
-    if record["pixels"]["valid"]:
+    image = len(scene.shape) == 2
+    if np.isfinite(np.asarray(solution.residual)).any():
+        one, all_, blank = ("pixel", "pixels", " Masked pixels are blank.") if image else ("spectrum", "spectra", "")
         pictures = [
-            Picture(plots.residual_map(solution.residual, unit=scene.quantity), "What the mixture does not explain."),
-            Picture(plots.gap_map(solution.gap), "How far each pixel can be from the optimum."),
             Picture(
-                plots.fits(scene, solution, results.endmembers, baseline=baseline),
-                "Three pixels, chosen by the rank of their residual.",
+                plots.residual_map(solution.residual, unit=scene.quantity, every=every),
+                f"What the mixture does not explain of each {one}.{blank}",
+            ),
+            Picture(plots.gap_map(solution.gap, every=every), f"How far each {one} can be from the optimum.{blank}"),
+            Picture(
+                plots.fits(scene, solution, results.endmembers, baseline=baseline, every=every),
+                f"Three {all_}, chosen by the rank of their residual"
+                + ("; rows and columns are counted from 0." if image else "."),
             ),
         ]
         if record["gap"]["worst"] is None:  # networks have no certificate
             del pictures[1]
     rows: list[list[Any]] = [
-        ["pixels unmixed", record["pixels"]["valid"]],
-        ["pixels masked (no data, all zero, or marked)", record["pixels"]["masked"]],
-        ["converged" if record["gap"]["worst"] is None else "certified optimal", per_cent(record["converged_share"])],
-        ["worst gap", record["gap"]["worst"]],
-        ["median gap", record["gap"]["median"]],
-        [f"RMS residual of all pixels ({scene.quantity})", record["residual_rms"]],
+        [f"{_pixels(record)} unmixed", record["pixels"]["valid"]],
+        [f"{_pixels(record)} masked (no data, all zero, or marked)", record["pixels"]["masked"]],
+        [_share_of(record), per_cent(record["converged_share"])],
+        ["worst gap (no unit)", record["gap"]["worst"]],
+        ["median gap (no unit)", record["gap"]["median"]],
+        [f"RMS residual of all {_pixels(record)} ({scene.quantity})", record["residual_rms"]],
         [f"bands fitted, of {record['bands']['total']}", record["bands"]["used"]],
     ]
     if record["not_unique"] is not None:
-        rows.append(["pixels whose abundances are not unique", record["not_unique"]])
+        rows.append([f"{_pixels(record)} whose abundances are not unique", record["not_unique"]])
     return Section("Fit and certificate", pictures=pictures, tables=[Table(("", "value"), rows)])
 
 
-def _abundance_table(results: Results) -> Table:
-    """Mean, spread and extent of every endmember over the unmixed pixels."""
+def _means_table(results: Results, every: int) -> Table:
+    """Mean, spread and extent of every endmember over the unmixed pixels; the mean is of all where they are thinned."""
     values = np.asarray(results.solution.abundances, dtype=np.float64)[~masked_pixels(results.solution)]
+    names = library_names(results.endmembers)
+    means = results.record["mean_abundances"] or [None] * len(names)
+    if every == 1 and len(values):
+        means = list(values.mean(axis=0))
     rows = [
-        [name, *(f"{v:.3f}" for v in (a.mean(), a.std(), a.max())), per_cent((a > 0.5).mean())]
-        if a.size
-        else [name, *(None,) * 4]
-        for name, a in zip(library_names(results.endmembers), values.T, strict=True)
+        [i + 1, name.strip() or "(no name)", None if mean is None else f"{mean:.3f}"]
+        + ([f"{a.std():.3f}", f"{a.max():.3f}", per_cent((a > 0.5).mean())] if a.size else [None] * 3)
+        for i, (name, mean, a) in enumerate(zip(names, means, values.T, strict=True))
     ]
-    return Table(("endmember", "mean", "spread (1σ)", "largest", "pixels above ½"), rows, "Fractions.")
+    said = "Abundances as fractions."
+    if every > 1:
+        said += " The mean is of all pixels, the rest of those that are drawn."
+    return Table(
+        ("number", "endmember", "mean", "spread (1σ)", "largest", f"{_pixels(results.record)} above ½"), rows, said
+    )
 
 
 def _scores(scores: Mapping[str, float]) -> Section:
@@ -279,9 +377,13 @@ def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
     return text
 
 
-def _record_table(record: Mapping[str, Any]) -> Table:
-    """Configuration, environment and timings, one per row."""
-    rows: list[list[Any]] = [[f"option: {key}", _plain(value)] for key, value in record["config"].items()]
+def _record_table(record: Mapping[str, Any], scene: Scene) -> Table:
+    """What the values are, what of the metadata nobody understood, configuration, environment and timings."""
+    rows: list[list[Any]] = [["quantity of the values", scene.quantity]]
+    if unknown := tuple(dict.fromkeys((*(record.get("metadata_not_understood") or ()), *scene.account.unknown))):
+        more = f" and {len(unknown) - UNKNOWN_SHOWN:,} more" if len(unknown) > UNKNOWN_SHOWN else ""
+        rows.append(["metadata not understood", ", ".join(map(str, unknown[:UNKNOWN_SHOWN])) + more])
+    rows += [[f"option: {key}", _plain(value)] for key, value in record["config"].items()]
     rows += [[key.replace("_", " "), _plain(value)] for key, value in record["environment"].items()]
     rows += [[f"seconds: {key.replace('_', ' ')}", f"{value:.3f}"] for key, value in record["timings_s"].items()]
     return Table((), rows)

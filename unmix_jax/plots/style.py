@@ -5,7 +5,7 @@ and, where they are too long, shortened so that any two that are shown stay dist
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Key", "broken", "colour_bar", "distinct", "figure_of", "fitted", "grid", "heading", "lines", "plain", "swatches",
-    "tidy", "width_of", "words",
+    "Key", "apart", "broken", "colour_bar", "cut", "distinct", "figure_of", "fitted", "grid", "heading", "lines",
+    "plain", "swatches", "tidy", "width_of", "words",
 ]  # fmt: skip
 
 # The first seven are of Okabe and Ito (Color Universal Design, 2008), without their yellow, which is too pale for a
@@ -50,6 +50,7 @@ FALLBACKS = (
     "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans Devanagari",
     "Nirmala UI", "Noto Sans Hebrew", "Noto Sans Thai",
 )  # fmt: skip
+WHOLE_PIXELS = 1.05  # at 110 dots per inch a letter of 8.5 points is six pixels wide, to which advances are rounded
 LONGEST = 400  # characters of a name that are looked at, from either end: no figure has room for more
 HANDLE, ROW = 0.46, 0.165  # inches: sample of a line with its gap, and one row of a key
 WIDEST = 2.15  # inches of a name in a key, some 35 letters: three columns fit below a panel
@@ -116,8 +117,7 @@ def tidy(axis: "Axes", xlabel: str, ylabel: str, title: str) -> None:
     axis.grid(color="#ececec", lw=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=TEXT - 1, length=2.5, color=INK, labelcolor=INK)
-    figure = axis.get_figure(root=True)
-    width, height = figure.get_size_inches()
+    width, height = axis.figure.get_size_inches()
     place = axis.get_position()
     axis.set_xlabel(fitted(xlabel, place.width * width), **words())
     axis.set_ylabel(fitted(ylabel, place.height * height), **words())
@@ -163,8 +163,8 @@ def lines(text: str) -> list[str]:
 
 
 def width_of(text: str, size: float = TEXT) -> float:
-    """Width of a drawable text in inches; a little too much where letters are drawn closer together."""
-    return size * sum(_advance(letter, _families()) for letter in text)
+    """Width of a drawable text in inches, rather too large than too small: letters are drawn at whole pixels."""
+    return WHOLE_PIXELS * size * sum(_advance(letter, _families()) for letter in text)
 
 
 def fitted(text: str, room: float, size: float = TEXT) -> str:
@@ -180,9 +180,14 @@ def distinct(
     The middle of a long name is left out. Names that look alike then, or are the same to begin with, get their number,
     such as ``basalt…flow #7``: that in the list, counted from 1, unless others are given.
     """
-    own = range(1, len(names) + 1) if numbers is None else numbers
     whole = [plain(str(name)) or NAMELESS for name in names]
-    shown = [_elided(name, room, size, "") for name in whole]
+    return apart(whole, lambda name, ending: _elided(name, room, size, ending), numbers)
+
+
+def apart(names: Sequence[str], shorten: Callable[[str, str], str], numbers: Sequence[int] | None = None) -> list[str]:
+    """Names as `shorten` makes them of a name and its ending; those that would be alike get an ending with a number."""
+    own = range(1, len(names) + 1) if numbers is None else numbers
+    shown = [shorten(name, "") for name in names]
     numbered: set[int] = set()
     while True:
         places: dict[str, list[int]] = {}
@@ -193,7 +198,7 @@ def distinct(
             return shown
         numbered |= alike
         for i in alike:
-            shown[i] = _elided(whole[i], room, size, f" #{own[i]}")
+            shown[i] = shorten(names[i], f" #{own[i]}")
 
 
 class Key(NamedTuple):
@@ -269,14 +274,14 @@ def _elided(text: str, room: float, size: float, ending: str) -> str:
     low, high = 0, len(text)
     while low < high:  # the most letters that fit
         kept = (low + high + 1) // 2
-        if width_of(_cut(text, kept) + ending, size) <= room:
+        if width_of(cut(text, kept) + ending, size) <= room:
             low = kept
         else:
             high = kept - 1
-    return _cut(text, low) + ending
+    return cut(text, low) + ending
 
 
-def _cut(text: str, kept: int) -> str:
+def cut(text: str, kept: int) -> str:
     """So many letters of a text, two thirds of them from its beginning."""
     tail = kept // 3
     return f"{text[: kept - tail].rstrip()}…{text[len(text) - tail :].lstrip() if tail else ''}"
