@@ -11,8 +11,9 @@ import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.library_files import texts_of_header
+from unmix_jax.scenes.readers.sli_tables import classes_of
 from unmix_jax.scenes.reading import Entries, Reading
-from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
+from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import axis_of_names, canonical, existing, quantity_in, spectral_axis, unit_of
 
 __all__ = ["EnviHeader", "is_envi", "read_envi_library", "read_envi_scene"]
@@ -284,17 +285,28 @@ def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
         raise ValueError(f"{header}: {len(names)} spectra names for {members} spectra")
     names, classes, quantity, more = texts_of_header(told_by.fields, names, members)
     told_by.fields.carry(*PLACING)
-    titled = told_by.quantity()
+    titled, axis, good = told_by.quantity(), told_by.axis(bands, told), told_by.flags(bands)
+    named = names or tuple(f"spectrum {i + 1}" for i in range(members))
+    content = told_by.fields.header()
+    table = Account()
+    if not classes or "class" in told.keys:  # those that we wrote ourselves need no table
+        found = classes_of(content, data, header, named, told, named=bool(names))
+        classes, table, more = found.classes, found.account, (*more, *found.notes)
+        if found.entry is not None:
+            told_by.fields.use(found.entry)
+        if found.metadata:
+            content["metadata"] = found.metadata
+    account = told_by.fields.account()
     return SpectralLibrary(
         cube[:],
-        told_by.axis(bands, told),
-        names or tuple(f"spectrum {i + 1}" for i in range(members)),
+        axis,
+        named,
         classes,
-        good_bands=told_by.flags(bands),
+        good_bands=good,
         quantity=quantity or titled or "value",
         notes=(*notes, *more),
-        account=told_by.fields.account(),
-        header=told_by.fields.header(),
+        account=Account(*(own + beside for own, beside in zip(account, table, strict=True))),
+        header=content,
     )
 
 
