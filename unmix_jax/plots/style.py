@@ -117,7 +117,8 @@ def tidy(axis: "Axes", xlabel: str, ylabel: str, title: str) -> None:
     axis.grid(color="#ececec", lw=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(labelsize=TEXT - 1, length=2.5, color=INK, labelcolor=INK)
-    width, height = axis.figure.get_size_inches()
+    figure: Any = axis.figure
+    width, height = figure.get_size_inches()
     place = axis.get_position()
     axis.set_xlabel(fitted(xlabel, place.width * width), **words())
     axis.set_ylabel(fitted(ylabel, place.height * height), **words())
