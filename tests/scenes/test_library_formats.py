@@ -163,6 +163,19 @@ def test_usgs_chapter_needs_a_choice_of_spectrometer(tmp_path):
     refused(read_splib07_folder, folder, told(spectrometre="BECK"), "spectrometre", "spectrometer")
 
 
+def test_usgs_links_and_hidden_files_are_passed_over(tmp_path):
+    """A link back to its own folder would be walked for ever, one to elsewhere leads out of the library."""
+    root = splib07a(tmp_path / "library")
+    alunite = usgs(root, MINERALS, "Alunite", "BECKa", [0.1] * 4)
+    elsewhere = usgs(tmp_path / "elsewhere", PLANTS, "Oak", "BECKa", [0.2] * 4)
+    (root / PLANTS).symlink_to(elsewhere.parent)
+    (alunite.parent / "ChapterS_SoilsAndMixtures").symlink_to(root)
+    (alunite.parent / "linked.txt").symlink_to(elsewhere)
+    (alunite.parent / f".{alunite.name}").write_bytes(alunite.read_bytes())
+    library = read_splib07_folder(root, PLAIN)
+    assert (library.names, library.classes) == (("Alunite",), ("mineral",))
+
+
 def test_usgs_root_reads_all_chapters(tmp_path):
     root = splib07a(tmp_path / "ASCIIdata_splib07a")
     usgs(root, MINERALS, "Alunite", "BECKa", [0.1] * 4)
