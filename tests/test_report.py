@@ -17,7 +17,7 @@ from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.types import Solution
 
 EVIL = '<script>alert("x")</script> & "Grès", $1'
-VOID = {"meta", "img", "br", "link", "hr", "input"}
+VOID = {"meta", "img", "br", "link", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -185,6 +185,8 @@ def test_what_html_cannot_hold_is_marked(tmp_path):
     assert not set(page.source) & set("\u202e\u2066\u2069\udcff")
     assert "\N{REPLACEMENT CHARACTER}[31mred" in words_of(page)
     assert "tab here" in words_of(page)
+    page = Page(write_page(tmp_path / "y.html", [Section("", tables=[Table(("a_<b>_c\x1b",), [["1"]])])], title=""))
+    assert "a_<wbr>&lt;b&gt;_<wbr>c\N{REPLACEMENT CHARACTER}</th>" in page.source
 
 
 def test_a_page_is_whole_or_not_there(tmp_path, monkeypatch):
@@ -296,5 +298,5 @@ def test_the_spectra_of_a_list_have_a_row_each(tmp_path):
     assert "probe <0> – –" in text  # masked
     assert "probe <19>" in text
     assert "probe <20>" not in text
-    assert "The 20 first, of 30 spectra" in text
+    assert "The first 20 of 30 spectra" in text
     assert "sum of 4 others" in text

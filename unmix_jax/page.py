@@ -105,6 +105,7 @@ def write_page(
 
     template = (Path(__file__).parent / "templates" / "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    environment.filters["breakable"] = _breakable
     cards = [
         {
             "title": section.title,
@@ -143,7 +144,20 @@ def one_line(text: str, most: int | None = None) -> str:
 
 def _shown(value: Any) -> Any:
     """A value as the page can hold it; what cannot be shown becomes a mark that says so."""
-    return UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+    from markupsafe import Markup
+
+    return (
+        UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", value)
+        if type(value) is not Markup and isinstance(value, str)
+        else value
+    )
+
+
+def _breakable(text: str) -> Any:
+    """A heading that may go on in another line after an underscore, escaped."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(_shown(part)) for part in text.split("_"))
 
 
 def _embed(picture: Picture) -> dict[str, Any]:

@@ -281,8 +281,8 @@ def _list_table(results: Results, scene: Scene, every: int) -> Table:
     if total == len(rows):
         said = "All spectra."
     else:
-        which = "first" if every == 1 else "first of those drawn"
-        said = f"The {len(rows)} {which}, of {total:,} spectra; abundances.csv (--export csv) has all of them."
+        of = f"of {total:,} spectra" if every == 1 else f"that are drawn here, of {total:,} spectra"
+        said = f"The first {len(rows)} {of}; abundances.csv (--export csv) has all of them."
     return Table(columns, rows, f"Abundances as fractions. {said}")
 
 

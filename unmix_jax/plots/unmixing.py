@@ -163,7 +163,7 @@ def gap_map(gap: Float[Any, "*pixel"], *, title: str = "", every: int = 1) -> "F
     finite = values[np.isfinite(values)]
     low, high = (np.floor(finite.min()), np.ceil(finite.max())) if finite.size else (-16.0, 0.0)
     low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
-    label = "log₁₀ of the optimality gap (no unit)"
+    label = "log₁₀ of the gap (no unit)"
     return _one_map(values, label, title or "Optimality gap", "cividis", every, vmin=low, vmax=high)
 
 
