@@ -195,7 +195,11 @@ def test_the_users_folder_comes_first(monkeypatch, tmp_path):
 
 def test_checksums_of_what_ships():
     said = dict(re.findall(r"^\| (\S+) \| `([0-9a-f]{64})` \|$", (DATA / "README.md").read_text("utf-8"), re.M))
-    files = {p.relative_to(DATA).as_posix(): p for d in (*SHIPPED, "mineral_dispersion", "spectral_responses") for p in (DATA / d).iterdir()}
+    files = {
+        p.relative_to(DATA).as_posix(): p
+        for d in (*SHIPPED, "mineral_dispersion", "spectral_responses")
+        for p in (DATA / d).iterdir()
+    }
     assert said == {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in files.items()}
 
 

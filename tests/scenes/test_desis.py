@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from unmix_jax.scenes.readers.desis import is_desis, read_desis
+from unmix_jax.scenes.readers.sensors.desis import is_desis, read_desis
 from unmix_jax.scenes.reading import Reading
 
 STEM = "DESIS-HSI-L2A-DT0707652640_011-20220404T193259-V0220"

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from unmix_jax.scenes.readers.enmap import is_enmap, read_enmap
+from unmix_jax.scenes.readers.sensors.enmap import is_enmap, read_enmap
 from unmix_jax.scenes.reading import Reading, finish
 
 STEM = "ENMAP01-____L2A-DT0000001867_20220724T104526Z_008_V010302_20230628T165614Z"

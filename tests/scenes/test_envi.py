@@ -206,7 +206,7 @@ def test_missing_parts(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_scene(tmp_path / "absent.hdr")
     (tmp_path / "alone.img").write_bytes(b"0")
-    with pytest.raises(ValueError, match="an ENVI file with its .hdr.*none of these"):
+    with pytest.raises(ValueError, match=r"an ENVI file with its .hdr.*none of these"):
         read_scene(tmp_path / "alone.img")
     with pytest.raises(FileNotFoundError, match="no ENVI header beside it"):
         read_envi_scene(tmp_path / "alone.img", Reading())

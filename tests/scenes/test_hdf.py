@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.io import netcdf_file
 
-from unmix_jax.scenes.readers import hdf, hdf_array
-from unmix_jax.scenes.readers.hdf import HdfFile, check_links
-from unmix_jax.scenes.readers.netcdf_classic import ClassicFile
+from unmix_jax.scenes.readers.netcdf import hdf, hdf_array
+from unmix_jax.scenes.readers.netcdf.classic import ClassicFile
+from unmix_jax.scenes.readers.netcdf.hdf import HdfFile, check_links
 
 CUBE = np.arange(7 * 5 * 6, dtype="f4").reshape(7, 5, 6)
 

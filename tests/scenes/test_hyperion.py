@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.transform import Affine
 
-from unmix_jax.scenes.readers.hyperion import CALIBRATED, CENTERS, WIDTHS, is_hyperion, read_hyperion
+from unmix_jax.scenes.readers.sensors.hyperion import CALIBRATED, CENTERS, WIDTHS, is_hyperion, read_hyperion
 from unmix_jax.scenes.reading import Reading
 
 STEM = "EO1H0150322015007110K9"

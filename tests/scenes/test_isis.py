@@ -7,8 +7,8 @@ from planetary_files import BANDS, COLUMNS, ROWS, by_gdal, cube_of, isis, stored
 from rasterio.warp import transform
 
 from unmix_jax.scenes.lazy import LazyCube
-from unmix_jax.scenes.readers.isis import is_isis, read_isis
-from unmix_jax.scenes.readers.planetary import Tiles
+from unmix_jax.scenes.readers.planetary.common import Tiles
+from unmix_jax.scenes.readers.planetary.isis import is_isis, read_isis
 from unmix_jax.scenes.reading import Reading, finish
 
 TYPES = {

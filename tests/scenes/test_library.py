@@ -36,7 +36,7 @@ def test_files_that_are_no_library(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         read_library(tmp_path / "absent.csv")
     (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(ValueError, match="a.xlsx: a library is .* this is none of these"):
+    with pytest.raises(ValueError, match=r"a.xlsx: a library is .* this is none of these"):
         read_library(tmp_path / "a.xlsx")
     (tmp_path / "a.csv").write_text("wavelength_nm,a\n400,0.1\n")
     with pytest.raises(ValueError, match="leave --key out"):
@@ -197,7 +197,7 @@ def test_match_puts_all_masks_together():
 def test_match_stops_at_different_scales_unless_told_to_go_on(scene, library):
     axis = SpectralAxis(NM)
     cube = np.full((3, 2, 5), scene, "f4")
-    with pytest.raises(ValueError, match="hardly be in one scale.*--allow-scale-mismatch"):
+    with pytest.raises(ValueError, match=r"hardly be in one scale.*--allow-scale-mismatch"):
         match(Scene(cube, axis), SpectralLibrary(SPECTRA * library, axis))
     with pytest.warns(UserWarning, match="one scale"):
         matched = match(Scene(cube, axis), SpectralLibrary(SPECTRA * library, axis), allow_scale_mismatch=True)

@@ -12,17 +12,17 @@ from spectral.database.ecostress import read_ecostress_file
 from spectral.database.relab import read_relab_file
 from spectral.database.usgs import SampleData, SpectrometerData
 
-from unmix_jax.scenes.readers.asd import read_asd
-from unmix_jax.scenes.readers.asu import read_asu
-from unmix_jax.scenes.readers.ecosis import read_ecosis
-from unmix_jax.scenes.readers.ecostress import read_ecostress
-from unmix_jax.scenes.readers.field_spectra import read_sed, read_sig
-from unmix_jax.scenes.readers.folders import FORMATS, read_folder, recognise
-from unmix_jax.scenes.readers.libraries import METADATA, distinct, lines_of, natural, number
-from unmix_jax.scenes.readers.relab import read_relab
-from unmix_jax.scenes.readers.sli_tables import classes_in_header, classes_of, read_spectra_table, table_beside
-from unmix_jax.scenes.readers.specchio import read_specchio
-from unmix_jax.scenes.readers.splib07 import read_splib07, read_splib07_folder
+from unmix_jax.scenes.readers.spectra.asd import read_asd
+from unmix_jax.scenes.readers.spectra.asu import read_asu
+from unmix_jax.scenes.readers.spectra.common import METADATA, distinct, lines_of, natural, number
+from unmix_jax.scenes.readers.spectra.ecosis import read_ecosis
+from unmix_jax.scenes.readers.spectra.ecostress import read_ecostress
+from unmix_jax.scenes.readers.spectra.field_spectra import read_sed, read_sig
+from unmix_jax.scenes.readers.spectra.folders import FORMATS, read_folder, recognise
+from unmix_jax.scenes.readers.spectra.relab import read_relab
+from unmix_jax.scenes.readers.spectra.sli_tables import classes_in_header, classes_of, read_spectra_table, table_beside
+from unmix_jax.scenes.readers.spectra.specchio import read_specchio
+from unmix_jax.scenes.readers.spectra.splib07 import read_splib07, read_splib07_folder
 from unmix_jax.scenes.reading import Reading
 
 DELETED = -1.23e34

@@ -6,7 +6,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from unmix_jax.scenes.library import match, resample
-from unmix_jax.scenes.readers.multispectral import (
+from unmix_jax.scenes.readers.sensors.multispectral import (
     is_landsat,
     is_sentinel2,
     is_sentinel2_stack,

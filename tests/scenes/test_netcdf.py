@@ -15,10 +15,11 @@ from rasterio.crs import CRS
 from scipy.io import netcdf_file
 
 from unmix_jax.scenes.lazy import LazyCube
-from unmix_jax.scenes.readers import netcdf_variables, read_scene
-from unmix_jax.scenes.readers.emit import read_emit_mask, read_emit_uncertainty
-from unmix_jax.scenes.readers.hdf import HdfArray
-from unmix_jax.scenes.readers.netcdf import read_netcdf
+from unmix_jax.scenes.readers import read_scene
+from unmix_jax.scenes.readers.netcdf import variables as netcdf_variables
+from unmix_jax.scenes.readers.netcdf.hdf import HdfArray
+from unmix_jax.scenes.readers.netcdf.netcdf import read_netcdf
+from unmix_jax.scenes.readers.sensors.emit import read_emit_mask, read_emit_uncertainty
 from unmix_jax.scenes.reading import Reading, finish
 from unmix_jax.scenes.rows import Rows
 

@@ -23,10 +23,10 @@ from planetary_files import (
 )
 from rasterio.warp import transform
 
-from unmix_jax.scenes.readers.odl import parse_label
-from unmix_jax.scenes.readers.pds3 import is_pds3, read_pds3, read_pds3_library
-from unmix_jax.scenes.readers.planetary import wkt_of
-from unmix_jax.scenes.readers.tes import tes_wavenumbers
+from unmix_jax.scenes.readers.planetary.common import wkt_of
+from unmix_jax.scenes.readers.planetary.odl import parse_label
+from unmix_jax.scenes.readers.planetary.pds3 import is_pds3, read_pds3, read_pds3_library
+from unmix_jax.scenes.readers.planetary.tes import tes_wavenumbers
 from unmix_jax.scenes.reading import Reading, finish
 
 ORDERS = {"BAND_SEQUENTIAL": "bsq", "LINE_INTERLEAVED": "bil", "SAMPLE_INTERLEAVED": "bip"}
@@ -797,8 +797,8 @@ def test_damaged_labels_are_refused(tmp_path, text):
 
 def test_labels_have_limits(tmp_path, monkeypatch):
     path = tmp_path / "A.LBL"
-    monkeypatch.setattr("unmix_jax.scenes.readers.odl.MOST_ENTRIES", 100)
-    monkeypatch.setattr("unmix_jax.scenes.readers.odl.MOST_TOKENS", 500)
+    monkeypatch.setattr("unmix_jax.scenes.readers.planetary.odl.MOST_ENTRIES", 100)
+    monkeypatch.setattr("unmix_jax.scenes.readers.planetary.odl.MOST_TOKENS", 500)
     for text in ("".join(f"K{i} = 1\n" for i in range(101)), f"A = ({'1,' * 250}1)\n"):
         path.write_text(f"PDS_VERSION_ID = PDS3\n{text}END\n")
         with pytest.raises(ValueError, match="more than"):

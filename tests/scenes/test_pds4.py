@@ -6,7 +6,7 @@ import rasterio
 from planetary_files import BANDS, COLUMNS, PDS4_HEAD, ROWS, by_gdal, cube_of, pds4, stored
 from rasterio.warp import transform
 
-from unmix_jax.scenes.readers.pds4 import TYPES, is_pds4, read_pds4
+from unmix_jax.scenes.readers.planetary.pds4 import TYPES, is_pds4, read_pds4
 from unmix_jax.scenes.reading import Reading, finish
 
 TARGET = {"VAR_TARGET": "Mars", "VAR_TARGET_TYPE": "Planet"}
@@ -314,7 +314,7 @@ def test_damaged_labels_are_refused(tmp_path, inside):
 
 
 def test_labels_have_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr("unmix_jax.scenes.readers.pds4.MOST_ELEMENTS", 100)
+    monkeypatch.setattr("unmix_jax.scenes.readers.planetary.pds4.MOST_ELEMENTS", 100)
     path = tmp_path / "a.xml"
     path.write_text(f"{PDS4_HEAD}{'<a/>' * 99}</Product_Observational>")
     with pytest.raises(ValueError, match="100 elements"):

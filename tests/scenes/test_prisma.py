@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from unmix_jax.scenes.readers.prisma import is_prisma, read_prisma
+from unmix_jax.scenes.readers.sensors.prisma import is_prisma, read_prisma
 from unmix_jax.scenes.reading import Reading, finish
 from unmix_jax.scenes.rows import Rows
 

@@ -7,7 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
-from unmix_jax.scenes.readers import read_library, table_cells, table_titles
+from unmix_jax.scenes.readers import read_library
+from unmix_jax.scenes.readers.tables import cells as table_cells
+from unmix_jax.scenes.readers.tables import titles as table_titles
 from unmix_jax.scenes.scene import as_scene
 
 NM = np.array([400.0, 450.0, 500.0, 560.0, 700.0])

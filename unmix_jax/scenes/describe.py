@@ -148,4 +148,3 @@ def _names(names: tuple[str, ...], count: int) -> str:
     if not names:
         return f"{count}, not named"
     return f"{count}: " + ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-

@@ -38,26 +38,26 @@ class Format(NamedTuple):
 SCENES = (
     Format("arrays:read_array_scene", (".npz", ".mat", ".zarr"), keys=True),
     Format("arrays:read_npy", (".npy",)),
-    Format("prisma:read_prisma", (".he5",), "prisma:is_prisma", product=True),
-    Format("enmap:read_enmap", (), "enmap:is_enmap", product=True),
-    Format("desis:read_desis", (), "desis:is_desis", product=True),
-    Format("hyperion:read_hyperion", (), "hyperion:is_hyperion", product=True),
-    Format("multispectral:read_sentinel2", (), "multispectral:is_sentinel2", product=True),
-    Format("multispectral:read_landsat", (), "multispectral:is_landsat", product=True),
-    Format("multispectral:read_sentinel2_stack", (".tif", ".tiff"), "multispectral:is_sentinel2_stack"),
+    Format("sensors.prisma:read_prisma", (".he5",), "sensors.prisma:is_prisma", product=True),
+    Format("sensors.enmap:read_enmap", (), "sensors.enmap:is_enmap", product=True),
+    Format("sensors.desis:read_desis", (), "sensors.desis:is_desis", product=True),
+    Format("sensors.hyperion:read_hyperion", (), "sensors.hyperion:is_hyperion", product=True),
+    Format("sensors.multispectral:read_sentinel2", (), "sensors.multispectral:is_sentinel2", product=True),
+    Format("sensors.multispectral:read_landsat", (), "sensors.multispectral:is_landsat", product=True),
+    Format("sensors.multispectral:read_sentinel2_stack", (".tif", ".tiff"), "sensors.multispectral:is_sentinel2_stack"),
     Format("geotiff:read_geotiff", (".tif", ".tiff")),
-    Format("netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),
-    Format("pds4:read_pds4", (), "pds4:is_pds4", keys=True),
-    Format("isis:read_isis", (), "isis:is_isis"),
-    Format("pds3:read_pds3", (), "pds3:is_pds3", keys=True),
+    Format("netcdf.netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),
+    Format("planetary.pds4:read_pds4", (), "planetary.pds4:is_pds4", keys=True),
+    Format("planetary.isis:read_isis", (), "planetary.isis:is_isis"),
+    Format("planetary.pds3:read_pds3", (), "planetary.pds3:is_pds3", keys=True),
     Format("envi:read_envi_scene", (), "envi:is_envi"),
 )
 LIBRARIES = (
     Format("arrays:read_array_library", (".npz", ".mat", ".zarr"), keys=True),
-    Format("tables:read_table", (".csv", ".txt", ".tsv")),  # also where the header of a .sli lies beside it
+    Format("tables.tables:read_table", (".csv", ".txt", ".tsv")),  # also where the header of a .sli lies beside it
     Format("envi:read_envi_library", (), "envi:is_envi", keys=True),
-    Format("pds3:read_pds3_library", (".tab", ".lbl"), "pds3:is_pds3", keys=True),
-    Format("tables:read_table", (".tab",)),
+    Format("planetary.pds3:read_pds3_library", (".tab", ".lbl"), "planetary.pds3:is_pds3", keys=True),
+    Format("tables.tables:read_table", (".tab",)),
 )
 FILES_OF_SCENES = (
     "an ENVI file with its .hdr, GeoTIFF, NetCDF, HDF5, .npz, .npy, .mat, .zarr, PDS3, PDS4, ISIS, or a product of "
@@ -198,7 +198,7 @@ def _library_reader(path: Path, told: Reading) -> Reader:
     Raises:
         ValueError: as `_scene_reader`.
     """
-    own: Reader | None = _home("folders:recognise")(path)
+    own: Reader | None = _home("spectra.folders:recognise")(path)
     return own or _chosen(path, told, LIBRARIES) or _refuse(path, "library", FILES_OF_LIBRARIES)
 
 

@@ -301,7 +301,7 @@ def _load_mat(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         hdf5 = _is_hdf5(file.read(2052))
     if hdf5:
-        from unmix_jax.scenes.readers.hdf import check_links
+        from unmix_jax.scenes.readers.netcdf.hdf import check_links
 
         try:
             from pymatreader import read_mat

@@ -11,7 +11,7 @@ import numpy as np
 
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.library_files import texts_of_header
-from unmix_jax.scenes.readers.sli_tables import classes_of
+from unmix_jax.scenes.readers.spectra.sli_tables import classes_of
 from unmix_jax.scenes.reading import Entries, Reading
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import axis_of_names, canonical, existing, quantity_in, spectral_axis, unit_of

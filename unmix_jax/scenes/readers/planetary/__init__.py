@@ -1,0 +1,1 @@
+"""Planetary formats: PDS3, PDS4, ISIS, and the instruments that use them."""

@@ -1,0 +1,1 @@
+"""Products of imaging spectrometers and multispectral sensors, in their own layouts."""

@@ -1,0 +1,1 @@
+"""Libraries of laboratories and field spectrometers, one file for each format."""

@@ -1,0 +1,1 @@
+"""Spectra in text tables."""
