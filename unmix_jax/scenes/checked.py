@@ -330,7 +330,7 @@ def _check_node(node: Any, file: Path) -> None:
     if shape is None:
         return
     grid = node.get("chunk_grid")
-    chunks = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else node.get("chunks")
+    chunks: Any = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else node.get("chunks")
     for what, sizes in (("shape", shape), ("chunks", chunks)):
         if not isinstance(sizes, list) or not all(isinstance(n, int) and 0 <= n < 2**48 for n in sizes):
             raise ValueError(f"{file}: {what} must be a list of whole numbers, got {str(sizes)[:80]}")

@@ -327,7 +327,7 @@ def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
         stated = None if told.nodata == "none" else float(told.nodata)
     if told.scale is None and told.offset is None and told.nodata is None and told.zeros == "value":
         return scene, notes
-    scaling = {"divisor": 1.0, "gain": 1.0, "offset": 0.0, "nodata": scene.nodata, "zeros_missing": False}
+    scaling: dict[str, Any] = {"divisor": 1.0, "gain": 1.0, "offset": 0.0, "nodata": scene.nodata, "zeros_missing": False}
     source = cube
     if isinstance(cube, LazyCube):
         source, scaling = cube.source, cube.scaling
@@ -382,7 +382,7 @@ def _windowed(scene: Scene, told: Reading) -> Scene:
     else:
         cube = LazyCube(_Window(cube, window), nodata=None)
     header = shifted(scene.header, *(first for first, _ in parts)) if len(parts) == 2 else scene.header
-    fields = {
+    fields: dict[str, Any] = {
         name: None if value is None else np.asarray(value)[window]
         for name, value in (("mask", scene.mask), ("labels", scene.labels), ("abundances", scene.abundances))
     }

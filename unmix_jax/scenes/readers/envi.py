@@ -291,7 +291,7 @@ def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
     table = Account()
     if not classes or "class" in told.keys:  # those that we wrote ourselves need no table
         found = classes_of(content, data, header, named, told, named=bool(names))
-        classes, table, more = found.classes, found.account, (*more, *found.notes)
+        classes, table, more = found.classes, found.account, [*more, *found.notes]
         if found.entry is not None:
             told_by.fields.use(found.entry)
         if found.metadata:
