@@ -24,9 +24,10 @@ Start with:
   unmix-jax train minerals.sli --sensor scene.hdr --out minerals.npz
   unmix-jax unmix scene.hdr --method minerals.npz
 
-A scene is a file (ENVI, .mat, .npz, .npy, Zarr, GeoTIFF, EMIT NetCDF) or the name of a dataset, such
-as indian_pines. `unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the
-traceback of an error, and --version the version."""
+A scene is a file (ENVI, GeoTIFF, NetCDF, HDF5, .mat, .npz, .npy, Zarr, PDS, ISIS or a sensor's product),
+a list of spectra (.csv, .sli), or the name of a dataset, such as indian_pines.
+`unmix-jax COMMAND --help` lists the options of a command. Everywhere, --debug shows the traceback of an
+error, and --version the version."""
 EXAMPLES = {
     "demo": "unmix-jax demo --out my-demo",
     "info": "unmix-jax info scene.hdr\n  unmix-jax info foreign.mat --key cube=Y --key wavelength_nm=lambda",

@@ -218,7 +218,11 @@ def _unmix_learned(
 
 
 def _unmix_blind(
-    scene: Scene, count: int, options: Mapping[str, Any], command: str, stages: dict[str, float],
+    scene: Scene,
+    count: int,
+    options: Mapping[str, Any],
+    command: str,
+    stages: dict[str, float],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Endmembers and abundances at once, over several seeds; all of the runs are kept."""
@@ -234,9 +238,7 @@ def _unmix_blind(
         )  # fmt: skip
     stages["unmix"] = time.perf_counter()
     names = tuple(f"endmember {i + 1}" for i in range(count))
-    library = SpectralLibrary(
-        found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity
-    )
+    library = SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity)
     agreed, refined = found.consensus, found.refinement
     runs = {
         "seeds": len(found.runs),
@@ -286,9 +288,7 @@ def extract(scene: Scene, method: str, count: int, seed: int) -> tuple[SpectralL
     names = tuple(f"endmember {i + 1}" for i in range(count))
     places = np.unravel_index(np.asarray(found.indices), scene.shape)
     rows = [[name, *(str(int(axis[i])) for axis in places)] for i, name in enumerate(names)]
-    library = SpectralLibrary(
-        found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity
-    )
+    library = SpectralLibrary(found.endmembers, scene.axis, names, good_bands=scene.good_bands, quantity=scene.quantity)
     return library, rows
 
 

@@ -924,7 +924,7 @@ def test_emit_without_its_library(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no variable 'radiance'.*It has reflectance \(downtrack=5"):
         read_scene(path, keys={"cube": "radiance"})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"pip install 'unmix-jax\[io\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.\[io\]'"):
         read_scene(path)
 
 

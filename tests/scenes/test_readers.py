@@ -285,7 +285,7 @@ def test_geotiff_trouble(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="wavelength is not a number"):
         read_scene(path)
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    with pytest.raises(ImportError, match=r"pip install 'unmix-jax\[geo\]'"):
+    with pytest.raises(ImportError, match=r"pip install '.\[geo\]'"):
         read_scene(path)
 
 
@@ -318,7 +318,7 @@ def test_rasters_read_only_the_rows_asked_for(tmp_path, monkeypatch):
 def test_matlab73_without_its_reader(tmp_path, monkeypatch):
     path = matlab73(tmp_path / "a.mat", cube=CUBE)
     monkeypatch.setitem(sys.modules, "pymatreader", None)
-    with pytest.raises(ImportError, match=r"a.mat.*pip install 'unmix-jax\[io\]'"):
+    with pytest.raises(ImportError, match=r"a.mat.*pip install '.\[io\]'"):
         read_scene(path)
 
 

@@ -327,7 +327,7 @@ def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
         stated = None if told.nodata == "none" else float(told.nodata)
     if told.scale is None and told.offset is None and told.nodata is None and told.zeros == "value":
         return scene, notes
-    scaling: dict[str, Any] = {"divisor": 1.0, "gain": 1.0, "offset": 0.0, "nodata": scene.nodata, "zeros_missing": False}
+    scaling: dict[str, Any] = {"divisor": 1.0, "gain": 1.0, "offset": 0.0, "nodata": scene.nodata}
     source = cube
     if isinstance(cube, LazyCube):
         source, scaling = cube.source, cube.scaling

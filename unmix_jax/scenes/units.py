@@ -143,7 +143,7 @@ def canonical(header: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, An
 
 def missing(extra: str, package: str, what: str) -> ImportError:
     """The one message about an optional dependency that is not installed."""
-    return ImportError(f"{what} needs {package}: pip install 'unmix-jax[{extra}]'")
+    return ImportError(f"{what} needs {package}: in the clone of unmix_jax, pip install '.[{extra}]'")
 
 
 def existing(path: str | Path) -> Path:

@@ -282,7 +282,7 @@ def _grid(entries: Entries, shape: tuple[int, ...], path: Path, notes: list[str]
         import rasterio.crs
         import rasterio.errors
     except ImportError:
-        notes.append("its place is not read: that needs rasterio (pip install 'unmix-jax[geo]')")
+        notes.append("its place is not read: that needs rasterio (in the clone of unmix_jax, pip install '.[geo]')")
         return {}
     try:
         system = rasterio.crs.CRS.from_epsg(code).to_wkt()
