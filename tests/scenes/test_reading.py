@@ -13,8 +13,8 @@ from unmix_jax.endmembers.extraction import nfindr, vca
 from unmix_jax.scenes.describe import describe
 from unmix_jax.scenes.lazy import LazyCube
 from unmix_jax.scenes.readers import read_library, read_scene
-from unmix_jax.scenes.reading import Entries, Reading, numbered, require_valid
-from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
+from unmix_jax.scenes.reading import Entries, Reading, finish_library, numbered, require_valid
+from unmix_jax.scenes.scene import Header, Scene, SpectralLibrary, as_scene
 
 ROWS, COLUMNS, BANDS = 7, 5, 6
 RNG = np.random.default_rng(3)
@@ -489,3 +489,12 @@ def test_a_reading_says_what_it_was_told():
     with pytest.raises(ValueError, match="offset must be a finite number"):
         Reading(offset=np.inf)
     assert isinstance(LazyCube(CUBE, gain=2.0)[0], np.ndarray)
+
+
+def test_metadata_of_the_spectra_goes_with_them():
+    header = Header({"metadata": {"site": ["x", "y", "z"], "survey": "2024"}})
+    library = SpectralLibrary(CUBE[0, :3], names=("a", "b", "c"), classes=("s", "s", "t"), header=header)
+    some = library.select([2, 0])
+    assert some.header["metadata"] == {"site": ["z", "x"], "survey": "2024"}
+    part = finish_library(library, Reading(rows=(1, 3)))
+    assert (part.names, part.classes, part.header["metadata"]["site"]) == (("b", "c"), ("s", "t"), ["y", "z"])

@@ -292,17 +292,14 @@ def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
             notes.append(f"--scale auto: the library's values are multiplied by {scale:g}")
         values = (values * (1.0 if scale is None else float(scale)) + (told.offset or 0.0)).astype(kind)
     good = _wanted_bands(library.axis, values.shape[1], library.good_bands, told)
-    first, last = _part(told.rows, len(library), "rows")
-    some = slice(first, last)
-    return replace(
+    whole = replace(
         library,
-        spectra=values[some],
-        names=library.names[some],
-        classes=library.classes[some],
+        spectra=values,
         good_bands=good,
         quantity=told.quantity or library.quantity,
         notes=(*library.notes, *notes),
     )
+    return whole if told.rows is None else whole.select(range(*_part(told.rows, len(library), "rows")))
 
 
 def announced(read: Any, warned: Sequence[str], path: Path) -> Any:

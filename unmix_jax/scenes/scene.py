@@ -189,7 +189,20 @@ class SpectralLibrary(eqx.Module):
             spectra=self.spectra[index],
             names=tuple(self.names[i] for i in index) if self.names else (),
             classes=tuple(self.classes[i] for i in index) if self.classes else (),
+            header=_of_members(self.header, index, len(self)),
         )
+
+
+def _of_members(header: Header, index: np.ndarray, count: int) -> Header:
+    """The header of some members of a library: lists of one value per member, in ``metadata``, are cut."""
+    metadata = header.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return header
+    cut = {
+        name: [values[i] for i in index] if isinstance(values, list | tuple) and len(values) == count else values
+        for name, values in metadata.items()
+    }
+    return Header({**header, "metadata": cut})
 
 
 class Scene(eqx.Module):

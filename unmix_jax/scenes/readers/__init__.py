@@ -198,7 +198,7 @@ def _library_reader(path: Path, told: Reading) -> Reader:
     Raises:
         ValueError: as `_scene_reader`.
     """
-    own: Reader | None = _home("spectra.folders:recognise")(path)
+    own: Reader | None = _home("spectra.folders:recognise")(path, told.keys.get("format"))
     return own or _chosen(path, told, LIBRARIES) or _refuse(path, "library", FILES_OF_LIBRARIES)
 
 
