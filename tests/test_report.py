@@ -207,7 +207,16 @@ def test_a_thinned_scene_is_named_by_its_own_rows(tmp_path, monkeypatch, shape):
     seen = []
     fits = plots.fits
     monkeypatch.setattr(plots, "fits", lambda *args, **options: seen.append(fits(*args, **options)) or seen[-1])
+    told = {}
+    for name in ("residual_map", "gap_map"):
+        draw = getattr(plots, name)
+        monkeypatch.setattr(
+            plots,
+            name,
+            lambda *args, name=name, draw=draw, **more: told.update({name: more["every"]}) or draw(*args, **more),
+        )
     text = words_of(page_of(tmp_path, solution, scene, library, every=8))
+    assert told == {"residual_map": 8, "gap_map": 8}
     residual = np.asarray(solution.residual)
     for axis in seen[0].axes[::2]:  # of each of the three: where it says that it is has the residual that it says
         where = axis.get_title("left").splitlines()[1]
