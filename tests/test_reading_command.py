@@ -218,3 +218,14 @@ def test_scores_do_not_replace_other_files(tmp_path, library, capsys):
     assert "an input is never an output" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert run("score", tmp_path / "out", tmp_path / "truth.npz") == 0
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path, capsys):
+    names = ("soil\x1b]0;gotcha\x07", "grass\x1b[2J", "\u202ewater")
+    np.savez(tmp_path / "scene.npz", cube=CUBE, wavelength_nm=NM, endmembers=SPECTRA, abundances=TRUTH, names=names)
+    assert run("info", tmp_path / "scene.npz") == 0
+    assert run("info", tmp_path / "no\x1b[31mwhere.hdr") == 1
+    printed = capsys.readouterr()
+    assert "\\x1b[2J" in printed.out
+    for text in (printed.out, printed.err):
+        assert all(c.isprintable() or c == "\n" for c in text)

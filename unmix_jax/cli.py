@@ -20,7 +20,7 @@ import tyro
 
 from unmix_jax import arguments as args
 from unmix_jax.help import EXAMPLES, HELP
-from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table
+from unmix_jax.terminal import keep_compilations, plain_warnings, progress_bar, table, visible
 
 __all__ = ["main"]
 
@@ -313,7 +313,7 @@ def unmix(
     facts = [("bands fitted", f"{record['bands']['used']} of {record['bands']['total']}"), *run_tiles(record)]
     print(table(facts))
     for note in record["notes"]:
-        print(f"\nPlease check: {note}")
+        print(f"\nPlease check: {visible(note)}")
     print(f"\nResults: {out}\nOpen in a browser: {out / 'report.html'}")
 
 
@@ -405,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
-        print(f"unmix-jax: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        print(f"unmix-jax: error: {kind}{visible(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -251,7 +251,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write JSON in one step (a crash leaves no half file) and return what a reader will see."""
     text = json.dumps(content, indent=2, default=_jsonable, allow_nan=False, ensure_ascii=False)
     part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
+    part.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))  # paths that are no UTF-8 have surrogates
     sync(part)
     os.replace(part, path)
     return json.loads(text)

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["keep_compilations", "plain_warnings", "progress_bar", "table"]
+__all__ = ["keep_compilations", "plain_warnings", "progress_bar", "table", "visible"]
+
+
+def visible(text: str) -> str:
+    """One line of text that a terminal shows as it is: control characters of names in files are written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in " ".join(text.split()))
 
 
 def keep_compilations() -> None:
@@ -52,7 +57,7 @@ def plain_warnings() -> Iterator[None]:
     def show(message: Any, *_: Any, **__: Any) -> None:
         from tqdm import tqdm
 
-        tqdm.write(f"unmix-jax: warning: {' '.join(str(message).split())}", file=sys.stderr)  # above a bar
+        tqdm.write(f"unmix-jax: warning: {visible(str(message))}", file=sys.stderr)  # above a bar
 
     with warnings.catch_warnings():
         warnings.filterwarnings("always", category=UserWarning)
@@ -62,6 +67,7 @@ def plain_warnings() -> Iterator[None]:
 
 def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = ()) -> str:
     """Aligned text; the first column is flush left, columns of numbers flush right."""
+    columns, rows = [visible(c) for c in columns], [[visible(str(cell)) for cell in row] for row in rows]
     lines = [columns, *rows] if columns else rows
     widths = [max(len(str(line[i])) for line in lines) for i in range(len(lines[0]))]
 
