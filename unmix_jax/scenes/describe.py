@@ -11,7 +11,7 @@ from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Scene, SpectralAxi
 
 __all__ = ["describe"]
 
-LISTED = 40  # entries that are not understood, in one line
+LISTED = 40  # entries that are carried, in one line; those that are not understood are all listed
 
 
 def describe(loaded: Scene | SpectralLibrary) -> list[tuple[str, str]]:
@@ -84,7 +84,7 @@ def _metadata(account: Account, notes: tuple[str, ...]) -> list[tuple[str, str]]
     if account.carried:
         rows.append(("metadata carried", _shortened(account.carried)))
     if any(account):
-        rows.append(("metadata not understood", _shortened(account.unknown) if account.unknown else "none"))
+        rows.append(("metadata not understood", ", ".join(account.unknown) or "none"))
     return rows + [("please check", note) for note in notes]
 
 

@@ -1,6 +1,5 @@
 """Open whatever a name stands for: a file, or a dataset."""
 
-import contextlib
 import difflib
 import os
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix_jax.scenes.datasets import catalogue, load
-from unmix_jax.scenes.readers import is_product, read_library, read_scene
+from unmix_jax.scenes.readers import NOT_KNOWN, is_product, read_library, read_scene
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
 
 __all__ = ["open_any", "open_library", "open_scene", "refuse_inputs"]
@@ -46,10 +45,11 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         return read_library(name, **of_library)
     try:
         return read_scene(name, **options)
-    except ValueError:
-        with contextlib.suppress(ValueError):
+    except ValueError as error:
+        try:
             return read_library(name, **of_library)
-        raise
+        except ValueError as other:  # the reader that knows the file says what is wrong with it
+            raise other if NOT_KNOWN in str(error) and NOT_KNOWN not in str(other) else error from None
 
 
 def open_scene(name: str, **options: Any) -> Scene:

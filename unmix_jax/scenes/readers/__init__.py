@@ -9,7 +9,7 @@ from unmix_jax.scenes.reading import Number, Reading, announced, finish, finish_
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
-__all__ = ["is_product", "read_library", "read_scene"]
+__all__ = ["NOT_KNOWN", "is_product", "read_library", "read_scene"]
 
 Reader = Callable[[Path, Reading], Any]
 Home = str  # "module:function" in this package: a format is imported when a file of it is met
@@ -59,6 +59,7 @@ LIBRARIES = (
     Format("planetary.pds3:read_pds3_library", (".tab", ".lbl"), "planetary.pds3:is_pds3", keys=True),
     Format("tables.tables:read_table", (".tab",)),
 )
+NOT_KNOWN = "this is none of these"
 FILES_OF_SCENES = (
     "an ENVI file with its .hdr, GeoTIFF, NetCDF, HDF5, .npz, .npy, .mat, .zarr, PDS3, PDS4, ISIS, or a product of "
     "PRISMA, EnMAP, DESIS, Hyperion, Sentinel-2 or Landsat"
@@ -224,7 +225,7 @@ def _refuse(path: Path, what: str, known: str) -> Reader:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"{path}: a {what} is {known}; this is none of these")
+    raise ValueError(f"{path}: a {what} is {known}; {NOT_KNOWN}")
 
 
 def _home(name: Home) -> Callable[..., Any]:
