@@ -294,6 +294,60 @@ def test_read_right(tmp_path, case):
     assert all("nm is assumed" in text for text in warned)
 
 
+TITLED = {
+    "with the word for the axis": ("Reflectance vs wavelength\nWavelength (nm),a,b\n", "ab"),
+    "with a comma": ("Leaf and soil, wavelength calibrated\nWavelength (nm),a,b\n", "ab"),
+    "with as many commas as the table": ("Leaf, soil, wavelength calibrated\nWavelength (nm),a,b\n", "ab"),
+    "without the word": ("Leaf and soil, calibrated\nWavelength (nm),a,b\n", "ab"),
+    "with another unit": ("Reflectance by wavenumber\nWavelength (nm),a,b\n", "ab"),
+    "with another unit, filled up": ("Reflectance by wavenumber,,\nWavelength (nm),a,b\n", "ab"),
+    "with another unit and commas": ("By wavenumber,x,y\nWavelength (nm),a,b\n", "ab"),
+    "R's, with classes": ("a,b\nclass,x,y\n", "ab"),
+}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("case", TITLED)
+def test_a_title_of_the_whole_table_is_not_that_of_the_axis(tmp_path, case, separator):
+    above, names = TITLED[case]
+    path = tmp_path / "library.txt"
+    path.write_text((above + BODY).replace(",", separator))
+    library = read_library(path, unit=None if "nm" in above else "nm")
+    assert (library.names, library.axis.unit) == (tuple(names), "nm")
+    np.testing.assert_array_equal(library.axis.centers, X)
+    np.testing.assert_array_equal(library.spectra, (A, B))
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("title", "scale", "unit"), [("Wavelength", 1, "nm"), ("Wavelength (um)", 1000, "nm"), ("Wavenumber", 1, "cm-1")]
+)
+def test_a_title_over_the_axis_alone(tmp_path, title, scale, unit, separator):
+    path = tmp_path / "library.csv"
+    path.write_text(f"{title}\n" + "".join(f"{x / scale}{separator}{a}\n" for x, a in zip(X, A, strict=True)))
+    library, _ = read(path)
+    np.testing.assert_allclose(library.axis.centers, X)
+    assert library.axis.unit == unit
+    np.testing.assert_array_equal(library.spectra, (A,))
+
+
+@pytest.mark.parametrize("above", ["Wavelengths of both", "a, b, wavelength, all"])
+def test_a_title_above_wavelengths_in_a_row(tmp_path, above):
+    path = tmp_path / "library.csv"
+    path.write_text(f"{above}\nname,400,450,500\na,0.1,0.3,0.5\nb,0.2,0.4,0.6\n")
+    library, _ = read(path)
+    assert library.names == ("a", "b")
+    np.testing.assert_array_equal(library.axis.centers, X)
+    np.testing.assert_array_equal(library.spectra, (A, B))
+
+
+def test_titles_of_all_but_one_column_are_refused(tmp_path):
+    path = tmp_path / "library.csv"
+    path.write_text("Wavelength,a\n" + BODY)
+    with pytest.raises(ValueError, match="has more or fewer cells than they have columns"):
+        read_library(path)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252"])
 def test_encodings(tmp_path, encoding):
     path = tmp_path / "library.csv"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unmix_jax.scenes.readers.tables.titles import is_axis
+from unmix_jax.scenes.readers.tables.titles import CLASS_TITLES, WIDEST, band_of, is_axis, names_axis
 
 __all__ = ["MISSING", "NUMBER", "TEXT", "Table", "cells_of", "grouped", "lines_of", "shown", "spoilt"]
 
@@ -471,8 +471,10 @@ def _rectangular(lines: _Lines) -> Table:
     first = int(np.argmax(fits))
     odd = np.flatnonzero(~fits)
     odd_below = odd[odd > first]
-    corner = bool(first > 0 and lengths[first - 1] == width - 1 == filled[first - 1])  # R leaves the corner out
-    if corner:
+    one_less = bool(first > 0 and lengths[first - 1] == width - 1 == filled[first - 1])
+    corner = one_less and _without_corner(lines, first, starts, fits)
+    lone = one_less and width == 2 and not corner and _titles_the_axis(lines, first, starts, fits)
+    if corner or lone:
         first, odd = first - 1, odd[odd != first - 1]
     above = odd[odd < first]
     wrong = [*above[count[above] * 2 > lengths[above]], *odd_below]
@@ -483,9 +485,9 @@ def _rectangular(lines: _Lines) -> Table:
             f"line {lines.at[row]} has {cells} column{'s' * (cells != 1)}, the other lines have {width}: "
             f"{shown(lines.records[row])}"
         )
-    if not corner:
+    if not (corner or lone):
         first = _after_titles(lines, first, starts, filled, width)
-    table = Table(lines, [first] * corner + [i for i in np.flatnonzero(fits).tolist() if i >= first], width)
+    table = Table(lines, [first] * (corner or lone) + [i for i in np.flatnonzero(fits).tolist() if i >= first], width)
     if corner:
         table.put_corner()
     table.above = [lines.records[i].strip()[:500] for i in range(min(first, KEPT_LINES))]
@@ -500,12 +502,42 @@ def _rectangular(lines: _Lines) -> Table:
     return table
 
 
+def _without_corner(lines: _Lines, first: int, starts: np.ndarray, fits: np.ndarray) -> bool:
+    """Whether the line above the table has all titles but that of the first column, as R writes them.
+
+    A line of text may have as many cells by chance. So the row below must hold numbers or classes; and the title of an
+    axis is moved away from the first column only where that holds the names of rows: texts, or 1, 2, 3 ...
+    """
+    titles, below = (cells_of(lines.records[i], lines.separator) for i in (first - 1, first))
+    kinds = np.frombuffer(lines.kinds, np.uint8)
+    of_row = kinds[starts[first] : starts[first] + lines.lengths[first]]
+    if not (of_row == NUMBER).any():
+        return below[0].lower() in CLASS_TITLES
+    if not any(names_axis(title) or is_axis(title) for title in titles):
+        return True
+    begin = starts[np.flatnonzero(fits)]
+    if (kinds[begin] == TEXT).all():
+        return band_of(below[0], lines.comma) is None
+    counts = np.array_equal(np.frombuffer(lines.numbers)[begin], 1 + np.arange(len(begin)))
+    return counts or lines.records[first].lstrip().startswith('"')
+
+
+def _titles_the_axis(lines: _Lines, first: int, starts: np.ndarray, fits: np.ndarray) -> bool:
+    """Whether the line above two columns of numbers is the title of the first one, which may hold wavelengths."""
+    numbers = np.frombuffer(lines.numbers)[starts[np.flatnonzero(fits)]]
+    title = cells_of(lines.records[first - 1], lines.separator)[0]
+    return is_axis(title) and bool((numbers > 0).all() and numbers.max() <= WIDEST * numbers.min())
+
+
 def _after_titles(lines: _Lines, first: int, starts: np.ndarray, filled: np.ndarray, width: int) -> int:
-    """The first row that is no title line: one with a single text, filled up with separators, above another text."""
+    """The first row that is no title line: one with a single text, filled up with separators, above another text.
+
+    The title of an axis is kept, unless it stands again below.
+    """
     while width > 1 and first + 1 < len(filled) and filled[first] == 1:
         one, following = (lines.kinds[starts[i]] for i in (first, first + 1))
-        title = cells_of(lines.records[first], lines.separator)[0]
-        if one != TEXT or following == NUMBER or is_axis(title):
+        title, below = (cells_of(lines.records[i], lines.separator)[0] for i in (first, first + 1))
+        if one != TEXT or following == NUMBER or (is_axis(title) and not names_axis(below)):
             break
         first += 1
     return first

@@ -14,11 +14,14 @@ import numpy as np
 from unmix_jax.scenes.readers.tables.cells import NUMBER, TEXT, Table, grouped, read_cells, shown, spoilt
 from unmix_jax.scenes.readers.tables.own import is_own, read_own_table
 from unmix_jax.scenes.readers.tables.titles import (
+    CLASS_TITLES,
+    WIDEST,
     band_of,
     holds_flags,
     holds_widths,
     is_axis,
     is_counter,
+    names_axis,
     unit_in,
     units_in,
 )
@@ -29,12 +32,10 @@ from unmix_jax.scenes.units import spectral_axis
 __all__ = ["read_table"]
 
 NAME_TITLES = ("name", "names", "spectrum", "sample", "material", "mineral", "endmember", "title", "id")
-CLASS_TITLES = ("class", "classes", "group", "category", "material_class", "type", "level_1")
 TITLES_OF_NOTHING = ("", "x", "spectrum", "spectra", "number")  # over wavelengths, these say nothing against them
 HEADER_ROWS = 100  # rows above the numbers that are looked at for titles
 HEADER_CELLS = 500_000  # cells of these that are looked at
 AXIS_COLUMNS = 50  # columns that are looked at for the title of an axis
-WIDEST = 1000.0  # longest over shortest wavelength of one axis: 0.1 to 100 µm
 CLEARLY = 10  # bands that rise all the way, in this number, are an axis where nothing else is known
 ONE_SPAN = 1.2  # numbers of samples, such as 101 to 112, span less than the wavelengths of a sensor do
 CANNOT = (
@@ -252,13 +253,18 @@ def _column_of_bands(table: Table, told: Reading) -> tuple[_Column | None, Value
     """The column of band centres, and what speaks against the one that would be it."""
     is_number = table.kinds == NUMBER
     begins = np.where(is_number.any(axis=0), is_number.argmax(axis=0), table.shape[0])
-    for number in range(min(table.shape[0], HEADER_ROWS)):
-        row = table.row(number)
-        for column in np.flatnonzero((table.kinds[number] == TEXT) & (begins > number))[:AXIS_COLUMNS]:
-            if begins[column] < table.shape[0] and is_axis(row[column]):
-                start = int(begins[column])
-                _check_column(table, start, int(column), row[column])
-                return _Column(int(column), start, row[column], False, number), None
+    titled = (begins > 0) & (begins < table.shape[0])
+    last = min(int(begins[titled].max(initial=0)), HEADER_ROWS, 1 + HEADER_CELLS // table.shape[1])
+    # A title of the whole table may have such a word, so the row nearest to the numbers counts; a unit alone may stand
+    # over other columns too.
+    for known in (names_axis, is_axis):
+        for number in reversed(range(last)):
+            row = table.row(number)
+            for column in np.flatnonzero((table.kinds[number] == TEXT) & titled & (begins > number))[:AXIS_COLUMNS]:
+                if known(row[column]):
+                    start = int(begins[column])
+                    _check_column(table, start, int(column), row[column])
+                    return _Column(int(column), start, row[column], False, number), None
     start, count = int(begins[0]), int(is_number[:, 0].sum())
     if count == 0:
         return _decorated_column(table), None
@@ -317,6 +323,9 @@ def _rather_a_row(table: Table, row: _Bands, column: _Column) -> bool:
         ValueError: nothing tells.
     """
     titled = column.titled_in >= 0
+    in_row = column.column in row.columns.tolist()
+    if titled and column.titled_in < row.row and in_row and _plain(row.corner) in (*NAME_TITLES, *CLASS_TITLES):
+        return True  # the word is one of a line of text above the titles
     if titled and column.titled_in != row.row:
         return False
     values = table.numbers[column.start :, column.column]
@@ -435,7 +444,9 @@ def _per_column(table: Table, axis: _Column, told: Reading) -> _Found:
         names = next((i for i in others if len({rows[i][c] for c in spectra} - {""}) == len(spectra)), names)
         others = [i for i in range(len(rows)) if i not in (names, group)]
     row_titles = _distinct([_row_title(row, axis, plain=False) for row in rows], others, "row")
-    axis_title = " ".join(row[axis.column] for i, row in enumerate(rows) if i == titled or is_axis(row[axis.column]))
+    axis_title = _axis_title(
+        [row[axis.column] for i, row in enumerate(rows) if i == titled or is_axis(row[axis.column])]
+    )
     used = [axis.title, *(titles[c] for c in (widths, flags) if c is not None)]
     if group is not None:
         used.append(_row_title(rows[group], axis, plain=False))
@@ -648,12 +659,19 @@ def _titled(titles: Sequence[str], columns: Iterable[int], wanted: tuple[str, ..
     return next((held[title] for title in wanted if title in held), None)
 
 
+def _axis_title(titles: Sequence[str]) -> str:
+    """The title of an axis out of those above it: the lowest, and one above it that is a unit alone."""
+    lowest = titles[-1] if titles else ""
+    alone = next((title for title in reversed(titles[:-1]) if units_in(title) and not names_axis(title)), "")
+    return lowest if units_in(lowest) or not alone else f"{lowest} {alone}"
+
+
 def _names_row(rows: list[list[str]], axis: int) -> int | None:
-    """The row of names above the numbers: that with the title of the axis or of names, else the first that is none of
-    classes.
+    """The row of names above the numbers: the lowest with the title of the axis or of names, else the first that is
+    none of classes.
     """
-    for wanted in (lambda title: is_axis(title), lambda title: _plain(title) in NAME_TITLES):
-        found = next((i for i, row in enumerate(rows) if wanted(row[axis])), None)
+    for wanted in (names_axis, is_axis, lambda title: _plain(title) in NAME_TITLES):
+        found = next((i for i in reversed(range(len(rows))) if wanted(rows[i][axis])), None)
         if found is not None:
             return found
     return next((i for i, row in enumerate(rows) if _plain(row[axis]) not in CLASS_TITLES), None)

@@ -6,12 +6,15 @@ from typing import NamedTuple
 from unmix_jax.scenes.units import CENTRE, NAME_LENGTH, unit_of
 
 __all__ = [
+    "CLASS_TITLES",
+    "WIDEST",
     "Band",
     "band_of",
     "holds_flags",
     "holds_widths",
     "is_axis",
     "is_counter",
+    "names_axis",
     "title_words",
     "unit_in",
     "units_in",
@@ -34,6 +37,8 @@ AXIS_WORDS = frozenset(
         "wavenumber", "wavenumbers", "wavenum", "wellenlänge", "wellenlaenge", "wellenlange", "wellenzahl",
     )
 )  # fmt: skip
+CLASS_TITLES = ("class", "classes", "group", "category", "material_class", "type", "level_1", "class_1")
+WIDEST = 1000.0  # longest over shortest wavelength of one axis: 0.1 to 100 µm
 FILLING = frozenset(("in", "x", "axis"))
 COUNTERS = frozenset(("band", "bands", "channel", "channels", "ch", "index", "idx", "number", "no", "nr", "num", "row"))
 NUMBERED = frozenset(("b", "band", "bands", "channel", "ch", "v", "var"))  # before a number that counts bands
@@ -102,6 +107,11 @@ def is_axis(title: str) -> bool:
     """Whether a title is that of wavelengths or wavenumbers, by a word for them or by a unit alone."""
     words = [word for word in title_words(title) if word not in FILLING]
     return bool(AXIS_WORDS.intersection(words)) or (bool(words) and all(word in UNITS for word in words))
+
+
+def names_axis(title: str) -> bool:
+    """Whether a title has a word for wavelengths or wavenumbers; a unit alone is none."""
+    return not AXIS_WORDS.isdisjoint(title_words(title))
 
 
 def is_counter(title: str) -> bool:
