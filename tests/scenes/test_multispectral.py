@@ -223,7 +223,13 @@ def test_a_stack_of_fractions_is_taken_as_it_is_and_an_unknown_satellite_is_note
 @pytest.mark.parametrize(
     ("name", "descriptions", "is_one"),
     [
-        ("a.tif", ("B02", "B03", "B04"), True),
+        ("a.tif", ("B02", "B03", "B04"), False),  # those of HLS, CBERS and others too
+        ("a.tif", ("B02", "B03", "B8A"), True),
+        ("Sentinel-2_a.tif", ("B02", "B03", "B04"), True),
+        ("HLS.L30.T32TQM.2023001.tif", ("B02", "B03", "B04"), False),
+        ("HLS.S30.T32TQM.2023001.tif", ("B02", "B03", "B8A"), False),
+        ("LC08_193027_S2A.tif", ("B02", "B03", "B04"), False),
+        ("LC09_a.tif", ("B02", "B03", "B8A"), False),
         ("a.tif", ("B2", "B3", "B8A"), True),
         ("a.tif", ("B2", "B3", "B4"), False),  # Landsat's and others' too
         ("T_S2A_a.tif", ("B2", "B3", "B4"), True),
@@ -237,6 +243,15 @@ def test_which_geotiffs_are_stacks(tmp_path, name, descriptions, is_one):
     assert is_sentinel2_stack(tmp_path / name) == is_one
     (tmp_path / "b.tif").write_bytes(b"no raster")
     assert not is_sentinel2_stack(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize(("satellite", "is_one"), [("Sentinel-2A", True), ("S2C_MSIL2A", True), ("LANDSAT_8", False)])
+def test_a_tag_says_which_satellite_a_stack_is_of(tmp_path, satellite, is_one):
+    path = tmp_path / "a.tif"
+    stack(path, descriptions=("B02", "B03", "B04"))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(SPACECRAFT=satellite)
+    assert is_sentinel2_stack(path) == is_one
 
 
 def test_a_library_comes_to_the_bands_by_their_responses(tmp_path):
@@ -266,6 +281,10 @@ GRID = Affine(30.0, 0.0, 300000.0, 0.0, -30.0, 5600000.0)
 def mtl(numbers, mult="2.75e-05", add="-0.2"):
     """The metadata; the group of level 1 has the same names with other numbers."""
     level2 = "\n".join(f"    REFLECTANCE_MULT_BAND_{n} = {mult}\n    REFLECTANCE_ADD_BAND_{n} = {add}" for n in numbers)
+    level2 += (
+        "\n    REFLECTANCE_MAXIMUM_BAND_1 = 1.602213\n    REFLECTANCE_MINIMUM_BAND_1 = -0.199972\n"
+        "    QUANTIZE_CAL_MAX_BAND_1 = 65535\n    QUANTIZE_CAL_MIN_BAND_1 = 1"
+    )
     return (
         'GROUP = LANDSAT_METADATA_FILE\n  GROUP = PRODUCT_CONTENTS\n    ORIGIN = "made here"\n'
         f"  END_GROUP = PRODUCT_CONTENTS\n  GROUP = LEVEL2_SURFACE_REFLECTANCE_PARAMETERS\n{level2}\n    ODD = 1\n"
@@ -334,6 +353,10 @@ def test_a_landsat_scene_is_scaled_masked_and_placed(tmp_path, metadata, opened)
     assert scene.account.unknown == ("LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/ODD",)
     assert "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/REFLECTANCE_ADD_BAND_7" in scene.account.used
     assert "file ST_B10.TIF" in scene.account.carried
+    if metadata == "txt":
+        ranges = ("REFLECTANCE_MAXIMUM", "REFLECTANCE_MINIMUM", "QUANTIZE_CAL_MAX", "QUANTIZE_CAL_MIN")
+        named = {f"LEVEL2_SURFACE_REFLECTANCE_PARAMETERS/{name}_BAND_1" for name in ranges}
+        assert named <= set(scene.account.carried)
 
 
 def test_older_satellites_have_six_bands(tmp_path):

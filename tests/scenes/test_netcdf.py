@@ -334,13 +334,17 @@ def write_pace(path, *, packed=False):
 @pytest.mark.parametrize("packed", [False, True])
 def test_pace_level_2(tmp_path, packed):
     path = write_pace(tmp_path / "a.nc", packed=packed)
-    scene = read_scene(path)
+    with pytest.warns(UserWarning, match="l2_flags flags pixels, such as clouds, and masks none of them"):
+        scene = read_scene(path)
     np.testing.assert_allclose(np.asarray(scene.cube), CUBE, atol=3e-5 if packed else 0)
     np.testing.assert_allclose(scene.axis.centers, NM)
     assert (scene.quantity, scene.stated_nodata, scene.mask) == ("reflectance", -32767, None)
     np.testing.assert_array_equal(scene.header["location"]["lat"], np.full((ROWS, COLUMNS), 40))
     assert scene.account.unknown == ("geophysical_data/l2_flags",)
+    (note,) = [note for note in scene.notes if "l2_flags" in note]
+    assert "--key mask=geophysical_data/l2_flags:CLDICE,NAVFAIL,ATMFAIL" in note
     masked = read_scene(path, keys={"mask": "l2_flags:CLDICE,NAVFAIL"})
+    assert not any("l2_flags" in note for note in masked.notes)
     assert np.argwhere(~masked.mask).tolist() == [[0, 1], [2, 2]]
     assert masked.account.unknown == ()
     for said in ("l2_flags", "l2_flags:SNOW"):

@@ -98,6 +98,7 @@ def _scene(variables: Variables, told: Reading) -> Scene:
     axis = spectral_axis_of(variables, name, band, bands, told)
     good = good_bands(variables, name, band, bands, told)
     mask = _mask(variables, told.keys, cube.shape[:-1], [dimensions[i] for i in order[:-1]])
+    notes += _flags_unused(variables, told.keys, cube.shape[:-1])
     header = variables.header()
     if len(order) == 3:
         notes += place(variables, name, order, header)
@@ -204,6 +205,25 @@ def _bands_by_length(variables: Variables, name: str, told: Reading) -> list[int
     kinds = variables.kinds(name)
     fitting = [i for i, n in enumerate(variables.shape(name)) if n in counts]
     return fitting if len(fitting) == 1 and kinds[fitting[0]] is None else []
+
+
+def _flags_unused(variables: Variables, keys: Mapping[str, str], shape: Sequence[int]) -> list[str]:
+    """A note that the level 2 flags of OB.DAAC's products (PACE) mask nothing, where they are there and not named."""
+    if "mask" in keys:
+        return []
+    for name in variables.names:
+        held = variables.attributes[name]
+        known = str(held.get("flag_meanings", "")).split()
+        if name.rpartition("/")[2] != "l2_flags" or "flag_masks" not in held or not known:
+            continue
+        if sorted(variables.shape(name)) == sorted(shape):
+            # Cloud or ice, and failures: what makes a pixel no measurement of any surface.
+            flags = [flag for flag in ("CLDICE", "NAVFAIL", "ATMFAIL") if flag in known] or known[:2]
+            return [
+                f"{name} flags pixels, such as clouds, and masks none of them: name the flags that make a pixel "
+                f"unusable, as in --key mask={name}:{','.join(flags)}"
+            ]
+    return []
 
 
 def _mask(

@@ -11,7 +11,8 @@ of the image that is opened, 20 m where the product is.
 - Masked by the scene classification (SCL, at 20 and 60 m): 0 no data, 1 saturated or defective, 3 cloud shadow, 8 and
   9 cloud. Thin cirrus (10) is noted; snow and water are surfaces.
 
-A GeoTIFF whose band descriptions are ``B02``, ``B8A``, … is a stack of Sentinel-2 bands (`read_sentinel2_stack`). It
+A GeoTIFF whose band descriptions are ``B02``, ``B8A``, … is a stack of Sentinel-2 bands (`read_sentinel2_stack`) where
+B8A is among them, or its name or a tag says that the satellite was a Sentinel-2: other sensors have a ``B02`` too. It
 knows less: which satellite it was is taken from its name, and the scale from the file or, for whole numbers without
 one, from the convention of 10 000, with a note.
 
@@ -74,6 +75,10 @@ UNUSABLE = (0, 1, 3, 8, 9)  # classes of SCL
 CIRRUS = 10
 ELSEWHERE = 20.0  # nm; the satellites differ by 17, and what is further away is no band of theirs
 SATELLITE = re.compile(r"(?<![A-Za-z0-9])S(?:entinel)?-?2-?([A-D])(?![A-Za-z0-9])", re.IGNORECASE)
+# A satellite of this kind, whichever of them; with underscores as spaces.
+SENTINEL2 = re.compile(r"(?<![A-Za-z0-9])(?:S2[A-D]|Sentinel[- ]?2[A-D]?)(?![A-Za-z0-9])", re.IGNORECASE)
+# Names of Landsat and of NASA's harmonized HLS, whose bands are called as those of Sentinel-2 and scaled otherwise.
+OTHERS = re.compile(r"(?<![A-Za-z0-9])(?:L[COTEM]0[4-9]|HLS|(?:HLS)?[LS]30)(?![A-Za-z0-9])", re.IGNORECASE)
 STACKED = re.compile(r"B(?:0?[1-9]|1[0-2]|8A)", re.IGNORECASE)
 # Groups of the metadata on where, when and how, and coefficients of other products: no reflectance depends on them.
 CARRIED = ("General_Info/Product_Info", "General_Info/Product_Image_Characteristics/", "Geometric_Info/",
@@ -258,14 +263,16 @@ def _shipped(text: str, bands: list[str]) -> tuple[SpectralAxis, list[str]]:
 def is_sentinel2_stack(path: Path) -> bool:
     """Whether a GeoTIFF is a stack of Sentinel-2 bands: every band is described as one of them, and no two are equal.
 
-    Names without a leading zero, ``B2``, are those of other sensors too: they count where B8A is among them or the name
-    of the file says which Sentinel-2 it was.
+    Other sensors call their bands so, too: B8A must be among them, or the name or a tag of the file must say that the
+    satellite was a Sentinel-2. Files that are named as those of Landsat or HLS are none.
     """
-    names = _described(path)
+    name_of_file = path.name[:200].replace("_", " ")
+    if OTHERS.search(name_of_file):
+        return False
+    names, tags = _described(path)
     if not names or not all(STACKED.fullmatch(name) for name in names) or len({_name(n) for n in names}) < len(names):
         return False
-    plain = any(re.fullmatch(r"B(?:0\d|8A)", name, re.IGNORECASE) for name in names)
-    return plain or SATELLITE.search(path.name[:200].replace("_", " ")) is not None
+    return "B8A" in map(_name, names) or SENTINEL2.search(f"{name_of_file} {tags}") is not None
 
 
 def read_sentinel2_stack(path: Path, told: Reading) -> Scene:
@@ -309,13 +316,14 @@ def read_sentinel2_stack(path: Path, told: Reading) -> Scene:
     )
 
 
-def _described(path: Path) -> list[str]:
-    """Descriptions of the bands of a GeoTIFF; none where it is none, or has none."""
+def _described(path: Path) -> tuple[list[str], str]:
+    """Descriptions of the bands of a GeoTIFF and the text of its tags; none where it is none, or has none."""
     try:
         with open_raster(path) as raster:
-            return [str(text).strip() if text else "" for text in raster.descriptions]
+            tags = " ".join(str(text)[:200] for text in raster.tags().values())[:2000].replace("_", " ")
+            return [str(text).strip() if text else "" for text in raster.descriptions], tags
     except (ValueError, ImportError):
-        return []
+        return [], ""
 
 
 def _name(text: str) -> str:
@@ -347,6 +355,10 @@ QA_CIRRUS = 0b100
 # Groups of the metadata on where, when, how, and on other products: no reflectance depends on them.
 LANDSAT_CARRIED = ("PRODUCT_CONTENTS/", "IMAGE_ATTRIBUTES/", "PROJECTION_ATTRIBUTES/", "LEVEL2_PROCESSING_RECORD/",
                    "LEVEL2_SURFACE_TEMPERATURE_PARAMETERS/", "LEVEL1_", "PRODUCT_PARAMETERS/")  # fmt: skip
+# The ranges from which factor and offset follow: they say the same once more.
+RANGES = re.compile(
+    rf"{PARAMETERS}/(?:(?:REFLECTANCE|RADIANCE)_(?:MAXIMUM|MINIMUM)|QUANTIZE_CAL_(?:MAX|MIN))_BAND_\w{{1,9}}"
+)
 
 
 def is_landsat(path: Path) -> bool:
@@ -385,7 +397,7 @@ def read_landsat(path: Path, told: Reading) -> Scene:
     texts, metadata = _landsat_metadata(files, stem)
     others = {f"file {f.name[len(stem) + 1 :]}": f.name for n, f in files.items() if n.startswith(stem.upper() + "_")}
     entries = Entries(texts | others)
-    entries.carry(*(name for name in texts if name.startswith(LANDSAT_CARRIED)), *others)
+    entries.carry(*(name for name in texts if name.startswith(LANDSAT_CARRIED) or RANGES.fullmatch(name)), *others)
     notes = []
     if metadata is None:
         notes.append(
