@@ -91,8 +91,12 @@ def test_level_2d_is_one_cube_with_its_axis_scale_and_place(tmp_path):
     assert scene.quantity == "reflectance"
     assert scene.header["transform"] == pytest.approx((30.0, 0.0, 600000.0, 0.0, -30.0, 4900000.0))
     assert 'AUTHORITY["EPSG","32632"]' in scene.header["crs"]
-    assert "HDFEOS/SWATHS/PRS_L2D_PCO/Data Fields/Cube" not in scene.account.unknown
-    assert scene.account.unknown == ("Strange",)
+    fields = "HDFEOS/SWATHS/PRS_L2D_HCO/Geolocation Fields"  # level 2D is placed by its corners
+    assert scene.account.unknown == (
+        "Strange", f"dataset {fields}/Longitude", "dataset HDFEOS/SWATHS/PRS_L2D_PCO/Data Fields/Cube",
+    )  # fmt: skip
+    data = "dataset HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields"
+    assert {f"{data}/VNIR_Cube", f"{data}/SWIR_PIXEL_L2_ERR_MATRIX"} <= set(scene.account.used)
     assert "Product_Name" in scene.account.carried
     assert {"List_Cw_Vnir", "L2ScaleSwirMax", "Epsg_Code", "List_Cw_Swir_Flags"} <= set(scene.account.used)
 
@@ -180,6 +184,54 @@ def test_products_that_are_refused(tmp_path, level, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_prisma(path, Reading())
     assert path.name in str(caught.value)
+
+
+CUBE = "HDFEOS/SWATHS/PRS_L2D_HCO/Data Fields/SWIR_Cube"
+
+
+def test_attributes_below_the_root_are_accounted_for(tmp_path):
+    path, *_ = product(tmp_path)
+    with h5py.File(path, "a") as file:
+        file["HDFEOS"].attrs["odd"] = 1
+        file[CUBE].attrs["long_name"] = "SWIR"
+        file[CUBE].attrs["units"] = "1"
+        file[CUBE].attrs["scale_factor"] = 1.0
+        file[CUBE].attrs["add_offset"] = 0.0
+    account = read_prisma(path, Reading()).account
+    assert {"HDFEOS@odd", f"{CUBE}@units"} <= set(account.unknown)
+    assert f"{CUBE}@long_name" in account.carried
+    assert {f"{CUBE}@scale_factor", f"{CUBE}@add_offset"} <= set(account.used)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option", "given"),
+    [
+        ("scale_factor", 0.5, "scale", 0.5), ("add_offset", 3.0, "offset", 3.0), ("_FillValue", 7, "nodata", 7),
+        ("missing_value", 7, "nodata", "none"), ("valid_range", [1, 9], "nodata", 0),
+    ],
+)  # fmt: skip
+def test_scales_and_fills_of_the_cubes_are_refused_unless_the_user_says_what_holds(
+    tmp_path, name, value, option, given
+):
+    path, *_ = product(tmp_path)
+    with h5py.File(path, "a") as file:
+        file[CUBE].attrs[name] = value
+    with pytest.raises(ValueError, match=f"SWIR_Cube has the attribute {name} = .*--{option}") as caught:
+        read_prisma(path, Reading())
+    assert path.name in str(caught.value)
+    assert f"{CUBE}@{name}" in read_prisma(path, Reading(**{option: given})).account.used
+
+
+def test_other_files_of_hdf_eos5_are_left_to_the_reader_of_hdf5(tmp_path):
+    path, *_ = product(tmp_path)
+    renamed = path.rename(tmp_path / "scene.he5")
+    assert is_prisma(renamed)
+    with h5py.File(tmp_path / "OMI.he5", "w") as file:
+        file["HDFEOS/SWATHS/Ozone/Data Fields/Column"] = np.zeros((2, 3, 4))
+    assert not is_prisma(tmp_path / "OMI.he5")
+    (tmp_path / "broken.he5").write_bytes(b"no HDF5")
+    assert not is_prisma(tmp_path / "broken.he5")
+    assert not is_prisma(renamed.rename(tmp_path / "scene.h5"))
 
 
 def test_an_offset_that_the_user_gives_is_not_refused(tmp_path):

@@ -40,7 +40,13 @@ CLOUDY = 1  # in Cloud_Mask; 0 clear, 10 neither of all classes, 255 not classif
 SPACING = 30.0  # m, of the grid of level 2D
 LOOKED_AT = 8  # rows of the error matrices that are looked at when a product is opened
 MOST = 0.5  # a band in which more of the pixels are in error than this is no measurement of the scene
-READ = ("_Cube", "_ERR_MATRIX", "Latitude", "Longitude", "Cloud_Mask")
+PRODUCT = re.compile(r"PRS_L\d", re.IGNORECASE)  # how the names of products and of their swaths begin
+# Attributes of groups and datasets that only describe.
+DESCRIBING = ("long_name", "standard_name", "description", "title", "comment", "HDFEOSVersion")
+# Attributes of a cube that would change its numbers; the specification has none, its scales stand at the root.
+SHIFTS = re.compile(r"offset|intercept", re.IGNORECASE)
+MARKS = re.compile(r"fill|missing|no_?data|ignore|valid_|actual_range|_Unsigned", re.IGNORECASE)
+SCALES = re.compile(r"scale|gain|slope|multiplier|divisor", re.IGNORECASE)
 # Attributes on where, when, how and by which software a scene was taken: they change no number.
 CARRIED = (
     "Product_", "Processing_", "Processor_", "Acquisition_", "Image_", "Sun_", "Cloudy_", "Sea_", "Projection_",
@@ -50,8 +56,17 @@ CARRIED = (
 
 
 def is_prisma(path: Path) -> bool:
-    """Whether a file may be a PRISMA product: its suffix is that of HDF-EOS5, ``.he5``."""
-    return path.suffix.lower() == ".he5"
+    """Whether a file is a PRISMA product: HDF-EOS5, ``.he5``, that is named as one or holds a swath of one."""
+    if path.suffix.lower() != ".he5" or not path.is_file():
+        return False
+    if PRODUCT.match(path.name):
+        return True
+    try:
+        with HdfFile(path) as file:
+            begin = "HDFEOS/SWATHS/"
+            return any(n.startswith(begin) and PRODUCT.match(n[len(begin) :]) for n in (*file.groups, *file.names))
+    except (ValueError, OSError, ImportError):  # the reader of HDF5 says what is wrong with it
+        return False
 
 
 def read_prisma(path: Path, told: Reading) -> Scene:
@@ -72,9 +87,11 @@ def read_prisma(path: Path, told: Reading) -> Scene:
     if found is None:
         raise ValueError(f"{path} holds no HDFEOS/SWATHS/PRS_L…_HCO/Data Fields/VNIR_Cube: it is no PRISMA product")
     swath, level = f"HDFEOS/SWATHS/{found[1]}", found[2].upper()
-    entries = Entries(file.attributes())
-    entries.carry(*(name for name in entries.header() if name.startswith(CARRIED)))
-    turned = _turned(file, swath) if level == "2D" else False
+    at_root = file.attributes()
+    entries = Entries(at_root | _inside(file))
+    entries.carry(*(name for name in at_root if name.startswith(CARRIED)))
+    entries.carry(*(name for name in entries.header() if name.rpartition("@")[2] in DESCRIBING and "@" in name))
+    turned = _turned(file, swath, entries) if level == "2D" else False
     parts = [_part(file, swath, which, level, entries, told, turned) for which in ("VNIR", "SWIR")]
     cube = _Cube(parts, ERRORS[level[0]])
     bad, notes = _mostly_in_error(cube)
@@ -88,7 +105,6 @@ def read_prisma(path: Path, told: Reading) -> Scene:
         notes.append("the product has no error matrix: values that it would mark as invalid are taken as they are")
     mask = None
     header = entries.header()
-    header["datasets not read"] = [n for n in file.variables() if not n.endswith(READ)]
     fields = f"{swath}/Geolocation Fields"
     if level == "2D":
         header |= _grid(entries, cube.shape, path, notes)
@@ -97,6 +113,8 @@ def read_prisma(path: Path, told: Reading) -> Scene:
             names = [f"{fields}/Latitude{suffix}", f"{fields}/Longitude{suffix}"]
             if all(name in file for name in names):
                 arrays = [file.array(name) for name in names]
+                for name in names:
+                    entries.use(f"dataset {name}")
                 if any(array.shape != cube.shape[:2] for array in arrays):
                     raise ValueError(f"{path}: {names[0]} has another size than the cube")
                 header["location"] = dict(zip(("lat", "lon"), arrays, strict=True))
@@ -106,6 +124,7 @@ def read_prisma(path: Path, told: Reading) -> Scene:
     clouds = f"{swath}/Data Fields/Cloud_Mask"
     if clouds in file and file.shape(clouds) == cube.shape[:2]:
         mask = file.read(clouds) != CLOUDY
+        entries.use(f"dataset {clouds}")
     return Scene(
         LazyCube(cube, gain=per_band(gain), offset=per_band(offset), nodata=None),
         axis,
@@ -119,6 +138,45 @@ def read_prisma(path: Path, told: Reading) -> Scene:
     )
 
 
+def _inside(file: HdfFile) -> dict[str, Any]:
+    """Attributes of groups and datasets below the root as ``group/dataset@attribute``, and the datasets themselves."""
+    found: dict[str, Any] = {}
+    for name in file.variables():
+        size = " × ".join(map(str, file.shape(name))) or "one value"
+        found[f"dataset {name}"] = size
+    for name in (*(group for group in file.groups if group), *file.variables()):
+        found |= {f"{name}@{key}": value for key, value in file.attributes(name).items()}
+    return found
+
+
+def _refuse_scales(cube: str, entries: Entries, path: Path, told: Reading) -> None:
+    """Refuse attributes of a cube that would change its numbers or mark some as missing.
+
+    Raises:
+        ValueError: there is one that the user does not replace.
+    """
+    for entry in entries.header():
+        name = entry.removeprefix(f"{cube}@")
+        if name == entry:
+            continue
+        option = next(
+            (o for o, words in (("nodata", MARKS), ("offset", SHIFTS), ("scale", SCALES)) if words.search(name)), None
+        )
+        if option is None:
+            continue
+        value = entries.use(entry)
+        numbers = np.ravel(np.asarray(value if value is not None else []))
+        plain = numbers.dtype.kind in "iuf" and numbers.size and option != "nodata"
+        if plain and (numbers == (0 if option == "offset" else 1)).all():
+            continue
+        if getattr(told, option) is None and not (option == "offset" and told.scale is not None):
+            said = ", ".join(map(str, numbers[:4]))[:60]
+            raise ValueError(
+                f"{path}: {cube} has the attribute {name} = {said}, which no PRISMA product has: what it means is not "
+                f"known; say what holds with --{option}"
+            )
+
+
 def _part(
     file: HdfFile, swath: str, which: str, level: str, entries: Entries, told: Reading, turned: bool
 ) -> dict[str, Any]:
@@ -128,6 +186,8 @@ def _part(
         raise ValueError(f"{file.path} has no {cube}")
     if len(file.shape(cube)) != 3:
         raise ValueError(f"{file.path}: {cube} has {len(file.shape(cube))} axes; [row, band, column] were expected")
+    _refuse_scales(cube, entries, file.path, told)
+    entries.use(f"dataset {cube}")
     order = (2, 0, 1) if turned else (0, 2, 1)
     values = file.array(cube, order)
     count = values.shape[-1]
@@ -155,6 +215,7 @@ def _part(
         gain, offset = (high - low) / TOP, low
     errors = f"{swath}/Data Fields/{which}_PIXEL_{'SAT' if level == '1' else 'L2'}_ERR_MATRIX"
     matrix = file.array(errors, order) if errors in file else None
+    entries.use(f"dataset {errors}")
     if matrix is not None and matrix.shape != values.shape:
         raise ValueError(f"{file.path}: {errors} has another shape than {which}_Cube")
     return {
@@ -244,12 +305,13 @@ def _mostly_in_error(cube: _Cube) -> tuple[np.ndarray, list[str]]:
     ]
 
 
-def _turned(file: HdfFile, swath: str) -> bool:
+def _turned(file: HdfFile, swath: str, entries: Entries) -> bool:
     """Whether the first axis of the cubes runs from west to east: told by the latitudes, which fall along columns."""
     name = f"{swath}/Geolocation Fields/Latitude"
     if name not in file or len(file.shape(name)) != 2 or 0 in file.shape(name):
         return False
     latitude = file.array(name)
+    entries.use(f"dataset {name}")
     top, bottom = latitude[:1], latitude[-1:]
     corners = np.array([top[0, 0], bottom[0, 0], top[0, -1]], float)
     if not np.isfinite(corners).all() or (corners == 0).any():
