@@ -14,7 +14,7 @@ CENTERS, WIDTHS = [401.3, 403.9, 999.5], [3.5, 3.4, 3.3]
 PLACE = Affine(30.0, 0.0, 360000.0, 0.0, -30.0, 5800000.0)
 
 
-def xml(gains, offsets, count=3, head=""):
+def xml(gains, offsets, count=3, head="", more=""):
     """The metadata; ``band`` stands in two places, as in a product."""
     table = "".join(
         f"<band><bandNumber>{i + 1}</bandNumber><wavelengthCenterOfBand>{CENTERS[i]}</wavelengthCenterOfBand>"
@@ -23,7 +23,7 @@ def xml(gains, offsets, count=3, head=""):
         for i in range(count)
     )
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?>{head}<hsi_doc><base><format>x</format></base><specific>'
+        f'<?xml version="1.0" encoding="UTF-8"?>{head}<hsi_doc><base><format>x</format></base><specific>{more}'
         f"<interiorOrientation><band><x>1</x></band></interiorOrientation><bandCharacterisation>{table}"
         "</bandCharacterisation></specific><other>1</other></hsi_doc>"
     )
@@ -83,6 +83,29 @@ def test_image_and_metadata_give_the_same_scene(tmp_path, opened):
     used = {f"specific/bandCharacterisation/band/{n}OfBand" for n in ("gain", "offset", "wavelengthCenter")}
     assert used | {"file QL_QUALITY-2.tif"} <= set(scene.account.used)
     assert "specific/interiorOrientation/band/x" in scene.account.carried
+
+
+def test_the_folder_of_one_product_is_the_product(tmp_path):
+    stored = product(tmp_path)
+    assert is_desis(tmp_path)
+    scene = read_desis(tmp_path, Reading())
+    assert scene.name == STEM
+    np.testing.assert_allclose(scene.cube[1], stored[:, 1].T * 1e-4, rtol=1e-6)
+    product(tmp_path, stem=STEM.replace("_011-", "_012-"))
+    assert not is_desis(tmp_path)
+
+
+def test_the_background_of_the_metadata_and_entries_that_may_change_numbers(tmp_path):
+    more = "<backgroundValue>-77</backgroundValue><radianceGain>2</radianceGain><mode>x</mode><unheard>1</unheard>"
+    stored = product(tmp_path, more=more)
+    stored[:, 3, 3] = -77
+    raster(tmp_path / f"{STEM}-SPECTRAL_IMAGE.tif", stored)
+    scene = read_desis(tmp_path, Reading())
+    assert scene.stated_nodata == -77
+    assert np.isnan(scene.cube[3, 3]).all()
+    assert "specific/backgroundValue" in scene.account.used
+    assert scene.account.unknown == ("specific/radianceGain", "specific/unheard", "other")
+    assert "specific/mode" in scene.account.carried
 
 
 @pytest.mark.parametrize(("level", "placed"), [("L1B", False), ("L1C", True)])

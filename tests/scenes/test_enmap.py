@@ -17,7 +17,7 @@ OFFSETS = [0.0, 0.0, 0.0, 0.01, 0.0]
 PLACE = Affine(30.0, 0.0, 360000.0, 0.0, -30.0, 5800000.0)
 
 
-def xml(*, bands=range(5), gains=GAINS, head="", numbers=None):
+def xml(*, bands=range(5), gains=GAINS, head="", numbers=None, more=""):
     """The metadata, with a few of the entries that a product has."""
     numbers = numbers or [b + 1 for b in bands]
     table = "".join(
@@ -29,7 +29,7 @@ def xml(*, bands=range(5), gains=GAINS, head="", numbers=None):
     return (
         f'<?xml version="1.0" encoding="UTF-8"?>{head}<level_X xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">'
         "<metadata><name>x</name></metadata><base><level>L2A</level></base><odd><thing>7</thing></odd>"
-        f"<specific><mode>nominal</mode><bandCharacterisation>{table}</bandCharacterisation></specific></level_X>"
+        f"<specific><mode>nominal</mode>{more}<bandCharacterisation>{table}</bandCharacterisation></specific></level_X>"
     )
 
 
@@ -129,6 +129,68 @@ def test_cloud_optimised_and_interleaved_images_are_found(tmp_path):
     scene = read_enmap(tmp_path / f"{STEM}-METADATA.XML", Reading())
     np.testing.assert_allclose(scene.cube[2], stored[:, 2].T * 1e-4 + np.array(OFFSETS), rtol=1e-5, atol=1e-7)
     assert np.isnan(scene.cube[0, 0]).all()
+
+
+@pytest.mark.parametrize("order", ["BSQ", "BIL", "BIP"])
+def test_the_header_of_an_interleaved_image_opens_the_product(tmp_path, order):
+    stored = product(tmp_path, layers=LAYERS)
+    (tmp_path / f"{STEM}-SPECTRAL_IMAGE.TIF").unlink()
+    axes = {"BSQ": (0, 1, 2), "BIL": (1, 0, 2), "BIP": (1, 2, 0)}[order]
+    stored.transpose(axes).astype("<i2").tofile(tmp_path / f"{STEM}-SPECTRAL_IMAGE.{order}")
+    header = tmp_path / f"{STEM}-SPECTRAL_IMAGE.HDR"
+    header.write_text(
+        f"ENVI\nsamples = {COLUMNS}\nlines = {ROWS}\nbands = 5\nheader offset = 0\ndata type = 2\n"
+        f"interleave = {order.lower()}\nbyte order = 0\ndata ignore value = -32768\n"
+    )
+    assert is_enmap(header)
+    scene, same = read_enmap(header, Reading()), read_enmap(tmp_path / f"{STEM}-SPECTRAL_IMAGE.{order}", Reading())
+    expected = np.moveaxis(stored, 0, -1) * np.array(GAINS) + np.array(OFFSETS)
+    expected[0, 0] = np.nan
+    np.testing.assert_allclose(scene.cube[...], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(scene.cube[...], same.cube[...])
+    np.testing.assert_array_equal(scene.mask, same.mask)
+    assert (scene.quantity, scene.name, scene.account) == ("reflectance", STEM, same.account)
+
+
+def test_the_folder_of_one_product_is_the_product(tmp_path):
+    stored = product(tmp_path, gains=[1e-4] * 5)
+    assert is_enmap(tmp_path)
+    scene = read_enmap(tmp_path, Reading())
+    assert scene.name == STEM
+    np.testing.assert_allclose(scene.cube[2], stored[:, 2].T * 1e-4 + np.array(OFFSETS), rtol=1e-5, atol=1e-7)
+    product(tmp_path, stem=STEM.replace("_008_", "_009_"))
+    assert not is_enmap(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert not is_enmap(tmp_path / "empty")
+
+
+def test_the_background_of_the_metadata_is_the_fill_value_where_the_image_states_none(tmp_path):
+    stored = product(tmp_path, nodata=None, more="<backgroundValue>-77</backgroundValue>", gains=[1e-4] * 5)
+    stored[:, 3, 3] = -77
+    raster(tmp_path / f"{STEM}-SPECTRAL_IMAGE.TIF", stored)
+    scene = read_enmap(tmp_path, Reading())
+    assert scene.stated_nodata == -77
+    assert np.isnan(scene.cube[3, 3]).all()
+    assert np.isfinite(scene.cube[0, 0]).all()
+    assert "specific/backgroundValue" in scene.account.used
+    raster(tmp_path / f"{STEM}-SPECTRAL_IMAGE.TIF", stored, -32768)
+    other = read_enmap(tmp_path, Reading())
+    assert other.stated_nodata == -32768
+    assert "specific/backgroundValue" in other.account.unknown
+    assert any("(backgroundValue) -77" in note and "--nodata -77" in note for note in other.notes)
+    (tmp_path / f"{STEM}-METADATA.XML").write_text(xml(more="<backgroundValue>x</backgroundValue>"), encoding="utf-8")
+    with pytest.raises(ValueError, match="backgroundValue must be a number, got 'x'; give --nodata"):
+        read_enmap(tmp_path, Reading())
+
+
+@pytest.mark.parametrize(
+    "name", ["radianceGain", "extraOffset", "scaleFactor", "badBands", "fillValue", "qualityFlag/badPixels", "unheard"]
+)
+def test_entries_that_may_change_numbers_are_not_passed_over(tmp_path, name):
+    more = "".join(f"<{part}>" for part in name.split("/")) + "2"
+    more += "".join(f"</{part}>" for part in name.split("/")[::-1])
+    product(tmp_path, more=more)
+    assert f"specific/{name}" in read_enmap(tmp_path, Reading()).account.unknown
 
 
 @pytest.mark.parametrize(

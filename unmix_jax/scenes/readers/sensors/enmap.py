@@ -2,13 +2,15 @@
 
 Layout: DLR, "EnMAP HSI Level 1 / Level 2 Product Specification", EN-PCV-ICD-2009-2; the flags of the quality layers as
 ESA's SNAP and the EnMAP-Box read them. ``…-SPECTRAL_IMAGE.TIF`` (also ``_COG.TIF``, ``.JP2``, or ``.BSQ``, ``.BIL``,
-``.BIP`` with an ENVI header) and ``…-METADATA.XML`` share the name of the product; opening either gives the scene.
+``.BIP`` with an ENVI header) and ``…-METADATA.XML`` share the name of the product; opening either
+gives the scene, and so does the folder of one product and the header of an ENVI image.
 
 - ``specific/bandCharacterisation`` gives centres and widths in nm, gain and offset of each band: value = stored · gain
   + offset. Level 2A is reflectance, level 1C radiance in W m⁻² sr⁻¹ nm⁻¹. Bands without any value (the water vapour
   bands of level 2A) are left out when the scene is opened. Between some 900 and 1000 nm both spectrometers measure, and
   their bands alternate: all are kept.
-- Pixels at the no-data value of the image (-32768 at level 2A, 0 at level 1C, where it states none) are missing.
+- Pixels at the no-data value of the image are missing; where it states none, ``specific/backgroundValue`` is taken,
+  else -32768 at level 2A and 0 at level 1C.
 - Masked: background (``QL_QUALITY_CLASSES`` 3), cloud, cloud shadow, thick cirrus (``QL_QUALITY_CIRRUS`` 3) and
   saturation (``QL_QUALITY_TESTFLAGS`` bits 4 and 5). Not masked, but noted: haze, thin and medium cirrus, low quality
   and artefacts (test flags 2 in bits 0 and 1, bits 6 and 7). Snow is a surface, and interpolated pixels have values:
@@ -27,9 +29,12 @@ from unmix_jax.scenes.lazy import LazyCube
 from unmix_jax.scenes.readers.envi import read_envi_scene
 from unmix_jax.scenes.readers.sensors.product import (
     BandStack,
+    background,
     band_table,
+    described,
     flagged,
     layer,
+    metadata_in,
     neighbours,
     open_raster,
     parse_xml,
@@ -44,22 +49,35 @@ from unmix_jax.scenes.units import spectral_axis
 __all__ = ["is_enmap", "read_enmap"]
 
 NAME = re.compile(
-    r"(?P<stem>ENMAP.{1,200}?)-(?:SPECTRAL_IMAGE(?P<detector>_VNIR|_SWIR)?(?:_COG)?\.(?:TIFF?|GEOTIFF|JP2|BSQ|BIL|BIP)"
+    r"(?P<stem>ENMAP.{1,200}?)-(?:SPECTRAL_IMAGE(?P<detector>_VNIR|_SWIR)?(?:_COG)?\.(?:TIFF?|GEOTIFF|JP2|BSQ|BIL|BIP|HDR)"
     r"|METADATA\.XML)",
     re.IGNORECASE,
 )
 IMAGES = ("SPECTRAL_IMAGE.TIF", "SPECTRAL_IMAGE_COG.TIF", "SPECTRAL_IMAGE.TIFF", "SPECTRAL_IMAGE.GEOTIFF",
           "SPECTRAL_IMAGE.JP2", "SPECTRAL_IMAGE.BSQ", "SPECTRAL_IMAGE.BIL", "SPECTRAL_IMAGE.BIP")  # fmt: skip
+INTERLEAVED = IMAGES[-3:]  # those with an ENVI header
 LAYERS = (".TIF", "_COG.TIF", ".TIFF", ".GEOTIFF", ".JP2")
 LEVEL = re.compile(r"L(0|1B|1C|2A)(?=-)", re.IGNORECASE)
 FILL = {"1C": 0.0, "2A": -32768.0}
 PLACE = ("map info", "coordinate system string", "crs", "transform")
-# Groups of the metadata that say where, when, how and with which coefficients: no number of the image depends on them.
-CARRIED = ("metadata/", "processing/", "base/", "specific/", "product/", "quality", "history")
+# Entries that say where, when and how, and what else the product holds: no number of the image depends on them.
+CARRIED = re.compile(
+    r"(?:metadata|processing|history|quality\w*)(?:/.*)?"
+    r"|base/(?:format|level|name|dataset|archivedVersion|revision|(?:temporal|spatial)Coverage/.*)"
+    r"|specific/(?:mode|mission|sensor|orbit\w*|repeatCycle\w*|\w*Angle|\w*Angle/\w+|\w*OfScene|\w*OfOverpass|\w*Time"
+    r"|spatialResolution|pixelSize|qualityFlag/.*|geometricResolution|groundReference/.*|terrain\w*|sceneAOT|sceneWV"
+    r"|(?:vnir|swir)?ProductQuality|(?:smile|keystone)Correction|overallQuality\w*|virtualChannels?\w*"
+    r"|bandCharacterisation/bandID/(?:RPC/.*|solarIrradiance\w*|bandNumber|channel\w*))"
+    r"|product/(?:productFileInformation|image|quicklook|pixelMask|quality\w*|ortho|navigation|metadata)(?:/.*)?"
+    r"|QL_.*|-.*",
+    re.IGNORECASE,
+)
 
 
 def is_enmap(path: Path) -> bool:
-    """Whether a file is the image or the metadata of an EnMAP product, by its name."""
+    """Whether a path is the image, its header or the metadata of an EnMAP product, or the folder of one product."""
+    if path.is_dir():
+        return metadata_in(path, NAME) is not None
     return NAME.fullmatch(path.name) is not None
 
 
@@ -67,7 +85,7 @@ def read_enmap(path: Path, told: Reading) -> Scene:
     """Open an EnMAP product by its image or its metadata; the cube stays in the image.
 
     Args:
-        path: ``ENMAP…-SPECTRAL_IMAGE.TIF`` or ``ENMAP…-METADATA.XML``.
+        path: ``ENMAP…-SPECTRAL_IMAGE.TIF``, ``ENMAP…-METADATA.XML``, or the folder that holds one product.
         told: what the user says.
 
     Returns:
@@ -78,6 +96,7 @@ def read_enmap(path: Path, told: Reading) -> Scene:
         ValueError: level 1B, metadata that do not fit the image, damaged files.
         ImportError: rasterio is not installed.
     """
+    path = metadata_in(path, NAME) or path
     found = NAME.fullmatch(path.name)
     if found is None:
         raise ValueError(f"{path} is not called as EnMAP products are (ENMAP…-SPECTRAL_IMAGE.TIF, …-METADATA.XML)")
@@ -91,10 +110,14 @@ def read_enmap(path: Path, told: Reading) -> Scene:
     if level not in FILL:
         raise ValueError(f"{path} is of level {level or 'unknown'}: EnMAP is read at levels 1C and 2A")
     metadata = _required(files, stem, ("METADATA.XML",), path)
-    image = path if path.suffix.upper() != ".XML" else _required(files, stem, IMAGES, path)
+    image = path
+    if path.suffix.upper() == ".XML":
+        image = _required(files, stem, IMAGES, path)
+    elif path.suffix.upper() == ".HDR":
+        image = _required(files, stem, INTERLEAVED, path)
     root = parse_xml(metadata)
     entries = Entries(xml_entries(root) | {_suffix(f, stem): f.name for f in _others(files, stem, image, metadata)})
-    entries.carry(*(name for name in entries.header() if name.startswith(CARRIED) or name.startswith(("QL_", "-"))))
+    entries.carry(*described(entries.header(), CARRIED))
     table = band_table(root, ("wavelengthCenterOfBand", "FWHMOfBand", "GainOfBand", "OffsetOfBand"), metadata, entries)
     count = len(table["GainOfBand"])
     source, header, stated = _image(image, told)
@@ -109,7 +132,7 @@ def read_enmap(path: Path, told: Reading) -> Scene:
         where=str(metadata),
     )
     mask, notes = _mask(files, stem, source, entries)
-    fill = stated if stated is not None else FILL[level]
+    fill = background(entries, stated, FILL[level], metadata, told, notes)
     return Scene(
         LazyCube(source, gain=per_band(table["GainOfBand"]), offset=per_band(table["OffsetOfBand"]), nodata=fill),
         axis,

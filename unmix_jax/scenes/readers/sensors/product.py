@@ -7,7 +7,7 @@ inside a file is followed. XML with a document type, which could declare entitie
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -17,16 +17,19 @@ from xml.parsers import expat
 
 import numpy as np
 
-from unmix_jax.scenes.reading import Entries
+from unmix_jax.scenes.reading import Entries, Reading
 from unmix_jax.scenes.units import missing
 
 __all__ = [
     "BandStack",
     "Marked",
+    "background",
     "band_table",
     "by_rows",
+    "described",
     "flagged",
     "layer",
+    "metadata_in",
     "named",
     "neighbours",
     "open_raster",
@@ -43,6 +46,8 @@ DEPTH = 64  # elements within elements; products have some 10
 ELEMENTS = 2_000_000
 GROUPS = 32  # groups within groups of an MTL; products have 2
 AT_ONCE = 32 * 2**20  # bytes of the rows that are read together, where a block of the file covers many rows
+# Words in the names of entries that may change a number or mark a bad one: such an entry is used, or not understood.
+CHANGING = re.compile(r"gain|offset|scal(?:e|ing)|background|fill|bad", re.IGNORECASE)
 # Most that a raster may be larger than its file. Deflate reaches 1032:1 on a constant; up to FREE it fits into memory.
 EXPANSION = 2048
 FREE = 2**30
@@ -93,6 +98,67 @@ def parse_xml(path: Path) -> Element:
         return builder.close()
     except (expat.ExpatError, LookupError, AssertionError) as error:
         raise ValueError(f"{path} is not readable XML ({error})") from None
+
+
+def metadata_in(folder: Path, pattern: re.Pattern[str]) -> Path | None:
+    """The metadata of the product in a folder; None: there is none, or there are several.
+
+    Args:
+        folder: any path; None comes back for what is no folder.
+        pattern: of the names of the product's files.
+    """
+    if not folder.is_dir():
+        return None
+    found = [file for _, file in named(pattern, neighbours(folder)) if file.suffix.upper() == ".XML"]
+    return found[0] if len(found) == 1 else None
+
+
+def described(names: Iterable[str], pattern: re.Pattern[str]) -> list[str]:
+    """Entries of DLR's metadata that only describe: a pattern has them, and no word of theirs changes a number.
+
+    Args:
+        names: of the entries.
+        pattern: of the whole names of entries that are known to change no number.
+    """
+    return [name for name in names if pattern.fullmatch(name) and not CHANGING.search(name)]
+
+
+def background(
+    entries: Entries, stated: float | None, default: float, path: Path, told: Reading, notes: list[str]
+) -> float:
+    """The fill value of an image of DLR: its own, else ``specific/backgroundValue``, else that of the level.
+
+    Args:
+        entries: of the metadata.
+        stated: what the image itself says.
+        default: where neither says it.
+        path: of the metadata, for messages.
+        told: what the user says.
+        notes: one is added where image and metadata disagree.
+
+    Raises:
+        ValueError: no number.
+    """
+    text = entries.peek("specific/backgroundValue")
+    if text is None or text == "":
+        return default if stated is None else float(stated)
+    if told.nodata is not None:  # stands in the place of whatever this is
+        entries.use("specific/backgroundValue")
+        return default if stated is None else float(stated)
+    try:
+        number = float(text)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{path}: specific/backgroundValue must be a number, got {str(text)[:30]!r}; give --nodata")
+    if stated is None or float(stated) == number:
+        entries.use("specific/backgroundValue")
+        return number
+    notes.append(
+        f"the image states {stated:g} as its no-data value, the metadata (backgroundValue) {number:g}: that of the "
+        f"image is taken; give --nodata {number:g} if it is the other"
+    )
+    return float(stated)
 
 
 def xml_entries(root: Element) -> dict[str, Any]:
