@@ -459,6 +459,56 @@ def test_envi_headers_beside_supply_bands(tmp_path):
         read(path)
 
 
+def beside(folder, more, **entries):
+    """An image of two-byte numbers with a label and an ENVI header."""
+    cube = (np.arange(ROWS * COLUMNS * BANDS).reshape(ROWS, COLUMNS, BANDS) + 1).astype("<i2")
+    path = pds3(folder / "A.LBL", stored(cube, "bsq"), image_entries(cube, kind="LSB_INTEGER", **entries))
+    (folder / "A.HDR").write_text(
+        f"ENVI\nsamples = {COLUMNS}\nlines = {ROWS}\nbands = {BANDS}\ndata type = 2\ninterleave = bsq\n"
+        f"byte order = 0\nfile type = ENVI Standard\n{more}"
+    )
+    return path, cube.astype(float)
+
+
+def test_the_fill_value_of_an_envi_header_beside_joins_those_of_the_label(tmp_path):
+    path, cube = beside(tmp_path, "data ignore value = 7\n", MISSING_CONSTANT=5)
+    scene = read(path)
+    np.testing.assert_array_equal(np.asarray(scene.cube), np.where(np.isin(cube, (5, 7)), np.nan, cube))
+    assert scene.header["special values"] == [5.0, 7.0]
+    assert {"hdr.file type", "hdr.data ignore value"} <= set(scene.account.used)
+    assert not scene.account.unknown
+    np.testing.assert_array_equal(np.asarray(read(path, nodata=9).cube), np.where(cube == 9, np.nan, cube))
+
+
+@pytest.mark.parametrize(
+    ("more", "gain", "offset"),
+    [
+        ("reflectance scale factor = 10000\n", 1e-4, 0.0),
+        ("data gain values = {2, 3, 4}\ndata offset values = {1, 0, 5}\n", [2, 3, 4], [1, 0, 5]),
+        ("data gain values = {2, 2, 2}\nreflectance scale factor = 100\n", 0.02, 0.0),
+    ],
+)
+def test_gains_of_an_envi_header_beside_are_applied(tmp_path, more, gain, offset):
+    path, cube = beside(tmp_path, more)
+    scene = read(path)
+    np.testing.assert_allclose(np.asarray(scene.cube), cube * np.array(gain) + np.array(offset), rtol=1e-6)
+    assert not scene.account.unknown
+    assert scene.quantity == ("reflectance" if "reflectance" in more else "value")
+    np.testing.assert_allclose(np.asarray(read(path, scale=0.5).cube), cube * 0.5)
+
+
+def test_gains_that_label_and_envi_header_say_differently_are_refused(tmp_path):
+    path, cube = beside(tmp_path, "reflectance scale factor = 10000\n", SCALING_FACTOR=0.0001)
+    np.testing.assert_allclose(np.asarray(read(path).cube), cube * 1e-4, rtol=1e-6)
+    path, _ = beside(tmp_path, "reflectance scale factor = 10000\n", SCALING_FACTOR=0.01)
+    with pytest.raises(ValueError, match=r"A\.HDR says other gains or offsets than the label: give --scale"):
+        read(path)
+    np.testing.assert_allclose(np.asarray(read(path, scale=2.0).cube), cube * 2)
+    path, _ = beside(tmp_path, "file compression = 1\n")
+    with pytest.raises(ValueError, match="compressed"):
+        read(path)
+
+
 def test_crism_location_images(tmp_path):
     path, cube, _ = crism(tmp_path)
     place = np.stack(
@@ -500,10 +550,11 @@ def m3(folder, shape=(ROWS, COLUMNS, BANDS)):
     return folder / f"{base}_V01_L2.LBL", cube, place
 
 
-@pytest.mark.parametrize("named", ["label", "data"])
+@pytest.mark.parametrize("named", ["L2.LBL", "RFL.IMG", "RFL.HDR"])
 def test_m3_reflectance(tmp_path, named):
-    path, cube, place = m3(tmp_path)
-    scene = read(path if named == "label" else tmp_path / "M3G20090203T175131_V01_RFL.IMG")
+    _, cube, place = m3(tmp_path)
+    assert is_pds3(tmp_path / f"M3G20090203T175131_V01_{named}")
+    scene = read(tmp_path / f"M3G20090203T175131_V01_{named}")
     np.testing.assert_array_equal(np.asarray(scene.cube), np.where(cube == -999, np.nan, cube))
     np.testing.assert_allclose(scene.axis.centers, [460.99, 500.92, 540.84])
     np.testing.assert_array_equal(scene.good_bands, [False, True, True])

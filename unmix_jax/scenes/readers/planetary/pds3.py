@@ -101,7 +101,7 @@ class _Stored(NamedTuple):
 def is_pds3(path: str | Path) -> bool:
     """Whether the path is a PDS3 label, begins with one, or has one beside it."""
     path = Path(path)
-    return path.is_file() and _label_path(path) is not None
+    return path.is_file() and _label_path(_image_of(path)) is not None
 
 
 def read_pds3(path: Path, told: Reading) -> Scene:
@@ -110,7 +110,7 @@ def read_pds3(path: Path, told: Reading) -> Scene:
     Of several images in a label, the one with the most bands is opened, or the one in the file that is named.
 
     Args:
-        path: the label, the file that begins with it, or the data file beside it.
+        path: the label, the file that begins with it, the data file beside it, or the ENVI header of an M³ image.
         told: what the user says.
 
     Returns:
@@ -122,6 +122,7 @@ def read_pds3(path: Path, told: Reading) -> Scene:
         ValueError: a damaged label, a type or an order that is not read, a file that is too short.
     """
     with in_file(path):
+        path = _image_of(path)
         label_path = _label_of(path)
         label = read_label(label_path)
         images = _images(label, label_path, path)
@@ -149,6 +150,18 @@ def read_pds3_library(path: Path, told: Reading) -> SpectralLibrary:
         if not has_spectra(label, label_path):
             raise ValueError("the label describes no table of spectra; images are opened with read_scene")
         return library_of(label, label_path, told)
+
+
+def _image_of(path: Path) -> Path:
+    """The image that the ENVI header of an M³ product lies beside, where a label describes it; else the path itself.
+
+    The label of M³ has a name of its own, so that the header would otherwise be read without what the label says.
+    """
+    if path.suffix.lower() == ".hdr" and m3_label(path.name) is not None:
+        image = sibling(path, f"{path.stem}.IMG", f"{path.stem}.img")
+        if image is not None and _label_path(image) is not None:
+            return image
+    return path
 
 
 def _label_path(path: Path) -> Path | None:
@@ -253,17 +266,22 @@ def _scene(label: Label, label_path: Path, image: _Object, told: Reading) -> Sce
     if mission == "CRISM":
         special.append(CRISM_FILL)
     beside_it = _EnviBeside.of(data, label_path, (rows, columns, bands))
-    if beside_it is not None and not special and (number := beside_it.header.ignored(bands, told)) is not None:
-        special += [float(n) for n in np.unique(np.ravel(number))]
+    notes: list[str] = []
+    if beside_it is not None:
+        if (number := beside_it.header.ignored(bands, told)) is not None:
+            special += [float(n) for n in np.unique(np.ravel(number))]
+        stored = beside_it.scaled(stored, bands, told, notes)
     cube, stated = cube_of(
         stored.numbers, told, gain=stored.gain, offset=stored.offset, special=special, above=stored.above, path=data
     )
-    notes: list[str] = []
     axis, good = _axis(label, block, label_path, data, (columns, bands), beside_it, told, notes)
     names = _band_names(label, block, bands)
     if axis is None and names and (found := axis_of_names(names)) is not None:
         axis = spectral_axis(found[0], unit=told.unit_of(found[1], str(label_path)), where=str(label_path))
     quantity = _quantity(label, image, mission)
+    if beside_it is not None:
+        by_header = beside_it.header.quantity()
+        quantity = quantity or by_header
     if beside_it is not None and beside_it.header.flags(bands) is not None:
         flags = beside_it.header.flags(bands)
         good = flags if good is None else good & flags
@@ -588,7 +606,7 @@ class _EnviBeside:
         """The header of a data file; None: there is none.
 
         Raises:
-            ValueError: it describes an image of another size than the label.
+            ValueError: it describes an image of another size than the label, a compressed one, or no image.
         """
         path = sibling(data, f"{data.stem}.HDR")
         if path is None:
@@ -597,10 +615,35 @@ class _EnviBeside:
         for name, count in zip(("lines", "samples", "bands"), shape, strict=True):
             if (told := header.whole(name, count)) != count:
                 raise ValueError(f"{path.name} has {told} {name}, the label {label_path.name} {count}")
+        if "spectral library" in (kind := header.text("file type")).lower():
+            raise ValueError(f"{path.name} has the file type {kind[:40]}, the label {label_path.name} an image")
+        if header.text("file compression", "0") not in ("0", ""):
+            raise ValueError(f"{path.name} says that the image is compressed, which is not read: save it uncompressed")
         for name in ("interleave", "data type", "byte order", "header offset"):  # the label says the same
             header.fields.use(name)
         header.fields.carry(*PLACING)
         return cls(header)
+
+    def scaled(self, stored: _Stored, bands: int, told: Reading, notes: list[str]) -> _Stored:
+        """The numbers with the gains and offsets of the header, where the label has none.
+
+        Raises:
+            ValueError: both have some, and they differ.
+        """
+        scaling, more = self.header.scaling(bands, told)
+        notes += more
+        divisor = scaling.get("divisor", 1.0)
+        gain, offset = scaling.get("gain", 1.0) / divisor, scaling.get("offset", 0.0) / divisor
+        if np.all(gain == 1) and np.all(offset == 0):
+            return stored
+        if np.all(np.asarray(stored.gain) == 1) and np.all(np.asarray(stored.offset) == 0):
+            return stored._replace(gain=gain, offset=offset)
+        if np.allclose(stored.gain, gain, rtol=1e-6, atol=0) and np.allclose(stored.offset, offset, rtol=1e-6, atol=0):
+            return stored
+        raise ValueError(
+            f"{self.header.path.name} says other gains or offsets than the label: give --scale and --offset, which "
+            "stand in the place of both"
+        )
 
     def add_to(self, account: Account) -> Account:
         """An account with that of the header."""
