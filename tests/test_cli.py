@@ -314,7 +314,7 @@ def test_another_run_is_refused_before_anything_is_computed(scene, tmp_path, cap
         (("unmix", "SCENE", "--count", "3", "--method", "recommended", "--gauge", "own"), "refined endmembers"),
         (("info", "indian_pine"), "there is indian_pines"),
         (("info", "indian_pines", "--key", "cube=Y"), "indian_pines is a dataset"),
-        (("info", "LIBRARY", "--key", "spectra=Y"), "leave --key out"),
+        (("info", "LIBRARY", "--key", "spectra=Y"), "key 'spectra' means nothing for this format; it knows class"),
         (("score", ".", "SCENE"), "no finished run"),
     ],
 )

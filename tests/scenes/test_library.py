@@ -39,7 +39,7 @@ def test_files_that_are_no_library(tmp_path):
     with pytest.raises(ValueError, match=r"a.xlsx: a library is .* this is none of these"):
         read_library(tmp_path / "a.xlsx")
     (tmp_path / "a.csv").write_text("wavelength_nm,a\n400,0.1\n")
-    with pytest.raises(ValueError, match="leave --key out"):
+    with pytest.raises(ValueError, match="key 'spectra' means nothing for this format; it knows class"):
         read_library(tmp_path / "a.csv", keys={"spectra": "x"})
 
 

@@ -485,6 +485,54 @@ def test_words_for_each_band_and_text_above_are_kept(tmp_path):
     np.testing.assert_array_equal(library.spectra, [[0.1, 0.2]])
 
 
+# ---- classes that the user names
+
+
+def test_the_user_names_the_classes(tmp_path):
+    rows = [["name", "Species", "class", *NM]]
+    rows += [[n, f"s{i}", c, *s] for i, (n, c, s) in enumerate(zip(NAMES, CLASSES, SPECTRA, strict=True))]
+    path = table(tmp_path, rows)
+    library = read_library(path, unit="nm", keys={"class": "species"})
+    assert (library.names, library.classes) == (NAMES, ("s0", "s1", "s2"))
+    assert library.header["metadata"] == {"class": CLASSES}
+    assert set(library.account.used) == {"name", "Species"}
+    assert read_library(path, unit="nm").classes == CLASSES
+    assert read_library(path, unit="nm", keys={"class": "name"}).classes == NAMES
+    turned = table(tmp_path, [["wavelength_nm", *NAMES], ["class", *CLASSES], ["Species", *"xyz"], *per_column()[2:]])
+    library = read_library(turned, keys={"class": "Species"})
+    assert (library.classes, library.header["metadata"]) == (("x", "y", "z"), {"class": CLASSES})
+    named = table(tmp_path, [["name", "kind", "b1", "b2"], ["a", "x", 0.1, 0.4], ["b", "y", 0.3, 0.2]])
+    assert read_library(named, keys={"class": "kind"}).classes == ("x", "y")
+
+
+def test_vipers_first_class(tmp_path):
+    path = tmp_path / "library.csv"
+    path.write_text("name,class_1,class_2,400,450\na,x,p,1,2\nb,y,q,3,4\n")
+    library, _ = read(path)
+    assert (library.names, library.classes, library.header["metadata"]) == (
+        ("a", "b"),
+        ("x", "y"),
+        {"class_2": ("p", "q")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "message"),
+    [
+        (HEAD + BODY, {"spectra": "a"}, "key 'spectra' means nothing for this format; it knows class"),
+        (HEAD + BODY, {"class": "kind"}, "no column or row 'kind' for the class; there is none"),
+        ("name,sort,400,450\na,x,1,2\n", {"class": "kind"}, "'kind' for the class; there is 'name', 'sort'"),
+        ("nm,a,nm,b\n400,0.1,400,0.2\n450,0.3,450,0.4\n", {"class": "a"}, "no column or row 'a' for the class"),
+    ],
+)
+def test_classes_that_are_not_there(tmp_path, text, keys, message):
+    path = tmp_path / "library.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"library\.csv: .*{re.escape(message)}") as raised:
+        read_library(path, keys=keys)
+    assert "\n" not in str(raised.value)
+
+
 # ---- refused, with the place and the cause
 
 REFUSED = {

@@ -54,10 +54,11 @@ SCENES = (
 )
 LIBRARIES = (
     Format("arrays:read_array_library", (".npz", ".mat", ".zarr"), keys=True),
-    Format("tables.tables:read_table", (".csv", ".txt", ".tsv")),  # also where the header of a .sli lies beside it
+    # Also where the header of a .sli lies beside it.
+    Format("tables.tables:read_table", (".csv", ".txt", ".tsv"), keys=True),
     Format("envi:read_envi_library", (), "envi:is_envi", keys=True),
     Format("planetary.pds3:read_pds3_library", (".tab", ".lbl"), "planetary.pds3:is_pds3", keys=True),
-    Format("tables.tables:read_table", (".tab",)),
+    Format("tables.tables:read_table", (".tab",), keys=True),
 )
 NOT_KNOWN = "this is none of these"
 FILES_OF_SCENES = (

@@ -57,6 +57,8 @@ def read_own_table(path: Path, told: Reading) -> SpectralLibrary:
     dtype = entries.use("values", "float64")
     if dtype not in TYPES:
         raise ValueError(f"the line '# values: …' must be one of {', '.join(TYPES)}, got {shown(dtype)}")
+    if told.keys.get("class", "class").strip().lower() not in ("class", "classes"):
+        raise ValueError(f"no row {shown(told.keys['class'])} for the class; the table has its classes in one row")
     width = len(leading) + spectra
     if width > MOST_COLUMNS or bands * width > MOST_CELLS:
         raise ValueError(f"a text table of {bands} × {width} cells is not read")

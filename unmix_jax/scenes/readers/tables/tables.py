@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmix_jax.scenes.readers.spectra.common import asked
 from unmix_jax.scenes.readers.tables.cells import NUMBER, TEXT, Table, grouped, read_cells, shown, spoilt
 from unmix_jax.scenes.readers.tables.own import is_own, read_own_table
 from unmix_jax.scenes.readers.tables.titles import (
@@ -98,12 +99,14 @@ def read_table(path: Path, told: Reading) -> SpectralLibrary:
 
     Args:
         path: a text file.
-        told: what the user says.
+        told: what the user says; the key ``class`` names the column, or the row, of the classes.
 
     Raises:
-        ValueError: no numbers, rows of different length, a cell that is no number where one should be, an axis without
-            a place or with two units, or a layout that cannot be told.
+        ValueError: no numbers, no column or row of the classes where the user names one, rows of different length, a
+            cell that is no number where one should be, an axis without a place or with two units, or a layout that
+            cannot be told.
     """
+    asked(told, ("class",), path)
     if is_own(path):
         return read_own_table(path, told)
     table = read_cells(path)
@@ -180,6 +183,7 @@ def _layout(table: Table, told: Reading) -> _Found:
     """
     pairs = _pairs(table)
     if pairs is not None:
+        _group((), (), told)
         return pairs
     row = _row_of_bands(table, told)
     column, hole = _column_of_bands(table, told)
@@ -192,7 +196,7 @@ def _layout(table: Table, told: Reading) -> _Found:
         return _per_row(table, row, told)
     if column is not None:
         return _per_column(table, column, told)
-    named = None if hole else _named(table)
+    named = None if hole else _named(table, told)
     if named is None:
         raise hole or ValueError(CANNOT)
     return named
@@ -368,7 +372,7 @@ def _per_row(table: Table, bands: _Bands, told: Reading) -> _Found:
         if inside and titles[column] and (table.kinds[first:, column] == NUMBER).any():
             raise table.refused(bands.row, column, "", "a wavelength, as the titles beside it are")
     words = table.columns(others, first)
-    group = _titled(titles, others, CLASS_TITLES)
+    group = _group(titles, others, told)
     name = _titled(titles, others, NAME_TITLES)
     if name is None:
         with_text = [c for c in others if (table.kinds[first:, c] == TEXT).any() and not is_axis(titles[c])]
@@ -437,19 +441,20 @@ def _per_column(table: Table, axis: _Column, told: Reading) -> _Found:
     _check_words(table, start, words, titles, strict=True)
     if not spectra:
         raise ValueError(f"{CANNOT}; it holds no column of values beside the wavelengths")
-    group = next((i for i, row in enumerate(rows) if i != names and _row_title(row, axis) in CLASS_TITLES), None)
+    row_words = [_row_title(row, axis, plain=False) for row in rows]
+    group = _group(row_words, [i for i in range(len(rows)) if i != names], told)
     others = [i for i in range(len(rows)) if i not in (names, group)]
     titled = names
     if names is not None and len({titles[c] for c in spectra}) < len(spectra):  # such as Reflectance over each
         names = next((i for i in others if len({rows[i][c] for c in spectra} - {""}) == len(spectra)), names)
         others = [i for i in range(len(rows)) if i not in (names, group)]
-    row_titles = _distinct([_row_title(row, axis, plain=False) for row in rows], others, "row")
+    row_titles = _distinct(row_words, others, "row")
     axis_title = _axis_title(
         [row[axis.column] for i, row in enumerate(rows) if i == titled or is_axis(row[axis.column])]
     )
     used = [axis.title, *(titles[c] for c in (widths, flags) if c is not None)]
     if group is not None:
-        used.append(_row_title(rows[group], axis, plain=False))
+        used.append(row_words[group])
     return _Found(
         "one spectrum per column" + "; the bands are numbered and have no wavelengths" * counted,
         table.numbers[start:, spectra].T,
@@ -531,7 +536,7 @@ def _pairs(table: Table) -> _Found | None:
     return _Found(layout, spectra, centers, names, (), titles[0], used=tuple(dict.fromkeys(filter(None, titles[::2]))))
 
 
-def _named(table: Table) -> _Found | None:
+def _named(table: Table, told: Reading) -> _Found | None:
     """Names in the first column and values without wavelengths; or, under the title ``band``, names of bands."""
     is_text = table.kinds == TEXT
     header = bool(is_text[0, 1:].any() and not (table.kinds[0, 1:] == NUMBER).any())
@@ -559,13 +564,14 @@ def _named(table: Table) -> _Found | None:
         raise table.refused(first + [spoilt(cell) for cell in words[0]].index(True), 0, titles[0], "a wavelength")
     _check_words(table, first, {column: words[column] for column in beside}, titles)
     if header and is_counter(titles[0]):
+        _group((), (), told)
         return _Found(
             "one spectrum per column; the bands have no wavelengths",
             table.numbers[first:, values].T,
             names=[titles[c] for c in values],
             band_metadata={title: tuple(words[c]) for c, title in _distinct(titles, [0, *beside]).items()},
         )
-    group = _titled(titles, beside, CLASS_TITLES)
+    group = _group(titles, (0, *beside) if "class" in told.keys else beside, told)
     name = _titled(titles, beside, NAME_TITLES) if _plain(titles[0]) not in NAME_TITLES else 0
     name = 0 if name is None else name
     if _plain(titles[0]) in CLASS_TITLES and group is None:
@@ -664,6 +670,23 @@ def _axis_title(titles: Sequence[str]) -> str:
     lowest = titles[-1] if titles else ""
     alone = next((title for title in reversed(titles[:-1]) if units_in(title) and not names_axis(title)), "")
     return lowest if units_in(lowest) or not alone else f"{lowest} {alone}"
+
+
+def _group(titles: Sequence[str], places: Iterable[int], told: Reading) -> int | None:
+    """The column, or row, of the classes: the one that the user names, else the one with a title of classes.
+
+    Raises:
+        ValueError: none has the title that the user names.
+    """
+    places, wanted = list(places), told.keys.get("class")
+    if wanted is None:
+        return _titled(titles, places, CLASS_TITLES)
+    found = _titled(titles, places, (_plain(wanted),))
+    if found is None:
+        known = [shown(titles[i]) for i in places if titles[i]]
+        said = ", ".join(known[:10]) + ", …" * (len(known) > 10)
+        raise ValueError(f"no column or row {shown(wanted)} for the class; there is {said or 'none'}")
+    return found
 
 
 def _names_row(rows: list[list[str]], axis: int) -> int | None:
