@@ -12,6 +12,7 @@ from spectral.database.ecostress import read_ecostress_file
 from spectral.database.relab import read_relab_file
 from spectral.database.usgs import SampleData, SpectrometerData
 
+from unmix_jax.scenes.readers import read_library
 from unmix_jax.scenes.readers.spectra.asd import read_asd
 from unmix_jax.scenes.readers.spectra.asu import read_asu
 from unmix_jax.scenes.readers.spectra.common import METADATA, distinct, lines_of, natural, number
@@ -373,6 +374,14 @@ def test_ecosis(tmp_path):
     np.testing.assert_array_equal(read_ecosis(path, told(scale=0.01)).spectra[0, :2], [10, 20])
 
 
+def test_ecosis_quantity_of_an_index(tmp_path):
+    text = ECOSIS.replace(",Reflectance,", ",Index,").replace("Common Name,", "Common Name,Index Name,")
+    text = text.replace('"maple, red",', '"maple, red",Reflectance,').replace("\n,alba", "\n,Reflectance,alba")
+    library = read_ecosis(write(tmp_path / "leaves.csv", text), PLAIN)
+    assert (library.quantity, library.notes) == ("reflectance", ())
+    assert {"Measurement Quantity", "Index Name"} <= set(library.account.used)
+
+
 def test_ecosis_says_what_is_missing(tmp_path):
     text = (
         ECOSIS.replace(",%,", ",,")
@@ -473,6 +482,33 @@ def test_asu_one_spectrum(tmp_path, head, unit, centers):
     assert library.names == (("Quartz BUR-4120",) if "Name" in head or "Sample" in head else ("quartz",))
 
 
+@pytest.mark.parametrize(
+    ("head", "unit"),
+    [
+        ("ASU emissivity, from wavenumber spectra\nWavelength (um)  Emissivity\n", "nm"),
+        ("ASU emissivity, from wavenumber spectra\nWavelength (um)\tEmissivity\n", "nm"),
+        ("ASU emissivity over wavelength in microns\nWavenumber (cm-1)  Emissivity\n", "cm-1"),
+    ],
+)
+def test_asu_title_of_the_axis_has_the_unit(tmp_path, head, unit):
+    path = write(tmp_path / "quartz.txt", head + "10\t0.9\n20\t0.8\n")
+    assert recognise(path) is read_asu
+    axis = read_asu(path, PLAIN).axis
+    assert axis.unit == unit
+    np.testing.assert_allclose(axis.centers, [10000, 20000] if unit == "nm" else [10, 20])
+
+
+@pytest.mark.parametrize(
+    "comment", ["emissivity was taken over wavenumber", "measured emissivity", "a name: emissivity"]
+)
+def test_tables_that_speak_of_emissivity_are_not_asu(tmp_path, comment):
+    path = write(tmp_path / "a.txt", f"# {comment}\nWavelength (um)\tleaf\tsoil\n8\t0.9\t0.7\n9\t0.8\t0.6\n")
+    assert recognise(path) is None
+    library = read_library(path)
+    assert (library.names, library.axis.unit) == (("leaf", "soil"), "nm")
+    np.testing.assert_allclose(library.axis.centers, [8000, 9000])
+
+
 def test_asu_table_with_its_metadata(tmp_path):
     path = write(tmp_path / "lib.txt", "400 0.9 0.7\n300 0.8 0.6\n")
     write(
@@ -528,6 +564,24 @@ def test_relab_tab_needs_its_unit(tmp_path):
     np.testing.assert_array_equal(read_relab(path, told(unit="nm")).axis.centers, NM)
     with pytest.warns(UserWarning, match="nm is assumed"):
         read_relab(path, PLAIN)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_tab_files_of_others_are_not_relab(tmp_path, columns):
+    """A third column is a spectrum, not a standard deviation, unless something says that the file is RELAB's."""
+    rows = np.column_stack([NM, RELAB, RELAB[::-1]])[:, :columns]
+    text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    path = write(tmp_path / "leaf01.tab", text)
+    assert recognise(path) is None
+    library = read_library(path, unit="nm")
+    assert library.quantity == "value"
+    np.testing.assert_array_equal(library.axis.centers, NM)
+    np.testing.assert_array_equal(library.spectra, rows[:, 1:].T)
+    for name in ("c1ls12.tab", "BKR1MP021.TAB"):
+        assert recognise(write(tmp_path / name, text)) is read_relab
+    assert recognise(write(tmp_path / "a.tab", f"{len(rows)}\n{text}")) is read_relab
+    write(tmp_path / "Spectra_Catalogue.txt", "SpectrumID\tSampleID\tSpecCode\n")
+    assert recognise(path) is read_relab
 
 
 def test_relab_catalogue_names_samples(tmp_path):
@@ -694,6 +748,14 @@ def test_sed_without_reflectance_gives_the_target(tmp_path, title, quantity):
     np.testing.assert_array_equal(read_sed(path, told(column="rad. (ref.)")).spectra, [[5, 7]])
 
 
+def test_sed_markup_is_no_entry(tmp_path):
+    path = sed(tmp_path / "x.sed", ["Wvl", "Reflect. %"], [(350, 10), (351, 11)])
+    text = path.read_text().replace("Data:", "<Metadata>\nSatellites: n/a\n</Metadata>\nData:")
+    library = read_sed(write(path, text), PLAIN)
+    assert library.account.unknown == ()
+    assert not any("<" in str(held) for held in library.header[METADATA].values())
+
+
 def test_sed_with_decimal_commas(tmp_path):
     path = sed(tmp_path / "x.sed", ["Wvl", "Reflect. %"], [("350,5", "10,5"), ("351,5", "11,25")])
     library = read_sed(path, PLAIN)
@@ -847,7 +909,7 @@ def one_of_each(folder):
         "specchio": write(folder / "specchio.csv", SPECCHIO_ROWS),
         "ecosis": write(folder / "ecosis.csv", ECOSIS),
         "relab": relab_asc(folder / "a.asc", NM, RELAB),
-        "asu": write(folder / "asu.txt", "# Wavenumber\n# Emissivity\n400 0.9\n300 0.8\n"),
+        "asu": write(folder / "asu.txt", "# ASU\n# Wavenumber Emissivity\n400 0.9\n300 0.8\n"),
     }
 
 
@@ -939,6 +1001,12 @@ def test_table_beside_a_library(tmp_path, separator, title, suffix):
     assert read.metadata["LAT"] == ["2", "", "1"]
     assert (set(read.account.used), read.account.carried) == ({title, "LEVEL_1"}, ("LEVEL_2", "LAT"))
     assert read_spectra_table(table, NAMES, Reading(keys={"class": "level_2"})).classes == ("sand", "ash", "oak")
+
+
+@pytest.mark.parametrize("title", ["CLASS_1", "Class 1", "class1"])
+def test_vipers_first_class(tmp_path, title):
+    table = write(tmp_path / "lib.csv", f"name,{title},class_2\na,x,p\nb,y,q\n")
+    assert read_spectra_table(table, ("a", "b"), PLAIN).classes == ("x", "y")
 
 
 def test_table_with_more_rows_or_none_to_spare(tmp_path):

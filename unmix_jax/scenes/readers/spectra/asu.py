@@ -9,6 +9,7 @@ Christensen, P. R., and others, 2000, A thermal emission spectral library of roc
 Geophysical Research 105 (E4), 9735-9739; https://speclib.asu.edu.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +37,19 @@ SUFFIXES = (".txt", ".asc", ".dat", ".tab", "")
 BESIDE = (".csv", "_meta.csv", "_metadata.csv")
 NAME, CATEGORY = "sample_name", "category"
 SAMPLE_NAMES = ("Name", "Sample", "Sample Name")  # lines of a header
-WORDS = (("wavenumber", "emissiv"), ("thermal emission spectral library",), ("asu", "emissiv"), ("speclib.asu.edu",))
+OWN = ("thermal emission spectral library", "speclib.asu.edu", "arizona state university")
+ASU = re.compile(r"\basu\b")
+NAMED = re.compile(r"^[#!;\s]*+(?:name|sample|sample name)\s*+:", re.M)
+TITLES = re.compile(r"^[#!;\s]*+wave ?(?:number|length)[^\n]*\bemissiv")
 # The library's spectra run from 2000 to 220 cm⁻¹; no thermal wavelength in µm is as large as this.
 WAVENUMBERS_ABOVE = 100.0
 
 
 def is_asu(path: Path, head: bytes) -> bool:
     """Whether a file is text of the library: its header says so, or the site's table of metadata lies beside it.
+
+    Other tables too speak of emissivity and wavenumbers. The header of the library names it, or names the sample in a
+    line of its own and has titles for both columns right above the numbers.
 
     Args:
         path: the file.
@@ -54,10 +61,16 @@ def is_asu(path: Path, head: bytes) -> bool:
     before: list[str] = []
     for line in lines:
         if _is_row(line):
-            said = " ".join(before).lower()
-            return any(all(word in said for word in words) for words in WORDS) or _table(path) is not None
+            return _is_own("\n".join(before).lower(), before[-1].lower() if before else "") or _table(path) is not None
         before.append(line)
     return False
+
+
+def _is_own(said: str, titles: str) -> bool:
+    """Whether a header, whose last line may hold titles, is one of the library."""
+    if any(words in said for words in OWN) or (ASU.search(said) and "emissiv" in said):
+        return True
+    return NAMED.search(said) is not None and TITLES.match(titles) is not None
 
 
 def read_asu(path: Path, told: Reading) -> SpectralLibrary:
@@ -104,6 +117,7 @@ def _singles(path: Path, told: Reading) -> list[Single]:
         raise ValueError(f"{path}, line {first + 1}: one number, where a wavenumber and a value were expected")
     header, titles = _header(lines[:first], table.shape[1], separator)
     said = " ".join(lines[:first]).lower()
+    axis_title = titles[0] if titles else _axis_line(lines[:first])
     centers, count = table[:, 0], table.shape[1] - 1
     metadata = _metadata(path, count)
     said_once = next((header[name] for name in SAMPLE_NAMES if name in header), path.stem)
@@ -122,7 +136,7 @@ def _singles(path: Path, told: Reading) -> list[Single]:
                 name,
                 table[:, 1 + at],
                 centers,
-                _unit(titles[0] if titles else "", said, centers, path, told),
+                _unit(axis_title, said, centers, path, told),
                 quantity if (quantity := quantity_of(said)) in ("reflectance", "transmittance") else "emissivity",
                 entries,
                 tag=path.stem if count == 1 else f"column {at + 2}",
@@ -157,10 +171,18 @@ def _header(lines: list[str], columns: int, separator: str | None) -> tuple[dict
     return header, titles
 
 
+def _axis_line(lines: list[str]) -> str:
+    """The last line above the numbers where it begins with the title of an axis, though its cells cannot be told."""
+    last = next((line.strip().lstrip("#!;").strip() for line in reversed(lines) if line.strip()), "")
+    return last if last.lower().startswith(("wavelength", "wavenumber")) else ""
+
+
 def _unit(title: str, said: str, centers: np.ndarray, path: Path, told: Reading) -> str | None:
     """The unit of the first column: what its title or the header says, else cm⁻¹ where the numbers are wavenumbers."""
     if (unit := stated_unit(title, path, told)) is not None:
         return unit
+    if title.lower().startswith("wavelength"):
+        return "um" if "micron" in said or "micromet" in said else None
     if "wavenumber" in said or "cm-1" in said or "cm^-1" in said:
         return "cm-1"
     if "micron" in said or "micromet" in said:

@@ -433,7 +433,7 @@ def library_of_rows(
         name_titles: titles of columns that name the spectra, in lower case; the first that differs in every row counts.
         unit_titles: titles of a column that states the unit of the wavelengths.
         percent_titles: titles of a column that says ``%`` where values are in per cent.
-        quantity_titles: titles of a column that says what the values are.
+        quantity_titles: titles of columns that say what the values are; the first that names a quantity counts.
         known_titles: titles that the format documents; they are carried.
         read_quantity: makes the quantity of such a cell.
 
@@ -477,7 +477,11 @@ def library_of_rows(
     percent = np.zeros(len(values), bool)
     for title in percent_titles:
         percent |= np.asarray([_is_percent(cell) for cell in entries.use(title, [""] * len(values))])
-    quantities = Counter(read_quantity(cell) for title in quantity_titles for cell in entries.use(title, []))
+    quantities = Counter[str]()
+    for title in quantity_titles:  # the first that says something; the quantity may be Index, with its name beside it
+        said_here = Counter(read_quantity(cell) for cell in entries.use(title, []))
+        if set(quantities) <= {"value"} and (not quantities or set(said_here) - {"value"}):
+            quantities = said_here
     notes = []
     if len(quantities) > 1:
         said_all = ", ".join(f"{quantity} ({count})" for quantity, count in quantities.items())

@@ -71,6 +71,6 @@ def read_ecosis(path: Path, told: Reading) -> SpectralLibrary:
         name_titles=NAMES,
         unit_titles=("wavelength units",),
         percent_titles=("measurement units",),
-        quantity_titles=("measurement quantity",),
+        quantity_titles=("measurement quantity", "index name"),
         known_titles=ATTRIBUTES,
     )

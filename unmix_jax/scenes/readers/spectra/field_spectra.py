@@ -34,6 +34,7 @@ from unmix_jax.scenes.scene import SpectralLibrary
 __all__ = ["is_sed", "is_sig", "read_sed", "read_sig", "single_sed", "single_sig"]
 
 SVC, GER = "/*** Spectra Vista", "///GER "
+MARKUP = re.compile(r"</?[A-Za-z]++>")  # <Metadata>: begins and ends a part of the header
 SED_KNOWN = (
     "comment", "version", "file name", "instrument", "detectors", "measurement", "date", "time", "temperature (c)",
     "battery voltage", "averages", "integration", "dark mode", "foreoptic", "radiometric calibration", "units",
@@ -120,7 +121,7 @@ def single_sed(path: Path, told: Reading, shared: Shared) -> Single:
     at = next((i for i, line in enumerate(lines) if line.strip().lower() == "data:"), None)
     if at is None or at + 2 >= len(lines):
         raise ValueError(f"{path}: no line 'Data:' with titles and numbers below it")
-    header = _entries(lines[:at], ":")
+    header = _entries([line for line in lines[:at] if not MARKUP.fullmatch(line.strip())], ":")
     titles = [title.strip() for title in lines[at + 1].rstrip().split("\t")]
     wavelength = next((i for i, title in enumerate(titles) if title.lower().startswith(WAVELENGTH)), None)
     if wavelength is None or len(titles) < 2:

@@ -33,6 +33,9 @@ from unmix_jax.scenes.scene import SpectralLibrary
 __all__ = ["is_relab", "read_relab", "single_relab"]
 
 SAMPLE = re.compile(r"[A-Z0-9]{2}-[A-Z0-9]{3}-\d{3}(-[A-Z0-9]+)?", re.I)  # LS-CMP-012
+# C1LS12, BKR1MP021: spectrometer and kind of measurement end with a digit, then initials and a number. Names without
+# the digit, such as LAPP01, look like words (leaf01) and say nothing.
+SPECTRUM = re.compile(r"[A-Z](?:[A-Z]{2})?[0-9][A-Z]{2}[0-9]{1,3}[A-Z]?", re.I)
 SPECTRA, SAMPLES = "spectra_catalogue", "sample_catalogue"
 CATALOGUES = (".txt", ".tab", ".tsv")
 KEPT = (  # columns of the catalogues, with the names under which they stand in the header
@@ -44,6 +47,9 @@ GROUPS = ("GeneralType1", "Type1")
 
 def is_relab(path: Path, head: bytes) -> bool:
     """Whether a file is a spectrum of RELAB in one of its layouts.
+
+    Two or three columns of numbers in a ``.tab`` file may be anything, so a count of lines, a name as RELAB gives it or
+    the catalogue must say so.
 
     Args:
         path: the file.
@@ -59,7 +65,9 @@ def is_relab(path: Path, head: bytes) -> bool:
         return bool(SAMPLE.match(lines[0])) and lines[1].lower().startswith("wavelength")
     counted = lines[0].isdigit() and lines[0].isascii()
     rows = lines[1:3] if counted else lines[:2]
-    return (counted or suffix == ".tab") and all(_is_row(row) for row in rows if row)
+    if not all(_is_row(row) for row in rows if row):
+        return False
+    return counted or (suffix == ".tab" and (SPECTRUM.fullmatch(path.stem) is not None or _has_catalogue(path)))
 
 
 def read_relab(path: Path, told: Reading) -> SpectralLibrary:
@@ -155,13 +163,26 @@ def _text(lines: list[str], path: Path) -> tuple[np.ndarray, dict[str, str], str
     return table_of_numbers(lines, 2, path), header, "nm" if re.search(r"(?<![a-z])nm(?![a-z])", titles) else "um"
 
 
+def _places(path: Path) -> list[Path]:
+    """The folders in which the catalogues of a spectrum may lie."""
+    above = path.absolute().parents
+    known = len(above) > 3 and above[2].name.lower() == "data"
+    return [path.parent, above[3] / "catalogues"] if known else [path.parent]
+
+
+def _has_catalogue(path: Path) -> bool:
+    """Whether a catalogue of spectra lies in one of its places."""
+    return any(
+        found.stem.lower() == SPECTRA and found.suffix.lower() in CATALOGUES and not found.is_symlink()
+        for place in _places(path)
+        if place.is_dir()
+        for found in place.iterdir()
+    )
+
+
 def _catalogue(path: Path, shared: Shared) -> dict[str, dict[str, str]]:
     """What the catalogues say of each spectrum, by its file's name in small letters; empty where there are none."""
-    places = [path.parent]
-    above = path.absolute().parents
-    if len(above) > 3 and above[2].name.lower() == "data":
-        places.append(above[3] / "catalogues")
-    for place in places:
+    for place in _places(path):
         if place not in shared:
             shared[place] = _catalogue_in(place)
         if shared[place]:

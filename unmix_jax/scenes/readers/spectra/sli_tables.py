@@ -25,7 +25,8 @@ __all__ = ["Classes", "SpectraTable", "classes_in_header", "classes_of", "read_s
 NAME_TITLES = ("spectra names", "name", "names", "spectra name", "spectrum name", "spectrum", "spectra")
 CLASS_TITLES = (  # the first of these that is there holds the classes; VIPER's levels go from coarse to fine
     "class", "classes", "class name", "class_name", "classname", "materialclass", "material class", "material_class",
-    "category", "level_1", "level 1", "level1", "group", "land cover", "landcover", "type",
+    "category", "level_1", "level 1", "level1", "class_1", "class 1", "class1", "group", "land cover", "landcover",
+    "type",
 )  # fmt: skip
 WAVELENGTHS_FROM = 4  # numbers among the titles from which a table holds spectra, not metadata
 
