@@ -238,7 +238,9 @@ def unmix(
     export: args.Exports = (),
     library_key: args.Keys = (),
     library_unit: args.Unit = None,
+    library_force_unit: bool = False,
     library_scale: args.Scale = None,
+    library_nodata: args.NoData = None,
     allow_scale_mismatch: bool = False,
     reading: args.ReadsScene = SCENE,
 ) -> None:
@@ -276,13 +278,16 @@ def unmix(
         export: further files: arrays for MATLAB, a table with a row for each pixel, figures
         library_key: where the library's file keeps something, such as spectra=Y; may be repeated
         library_unit: of the library's wavelengths, where its file does not say it
+        library_force_unit: let --library-unit stand above a unit that the library's file states
         library_scale: multiply the library's numbers by this
+        library_nodata: stored number that marks missing data in the library
         allow_scale_mismatch: go on where scene and library can hardly be in one scale
         reading: how the scene's file is read
     """
     options = _plain(locals())
     of_library = {
-        "keys": args.keys_of(library_key, "--library-key"), "unit": library_unit, "scale": library_scale,
+        "keys": args.keys_of(library_key, "--library-key"), "unit": library_unit, "force_unit": library_force_unit,
+        "scale": library_scale, "nodata": library_nodata,
     }  # fmt: skip
     _prepare_process()
     import jax

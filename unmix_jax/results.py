@@ -400,6 +400,12 @@ def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -
     used = scene.bands if good is None else int(np.asarray(good).sum())
     looked = [tally.not_unique for tally in tallies if tally.not_unique is not None]
     total = np.sum([tally.abundances for tally in tallies], 0)
+    notes = [*scene.notes, *endmembers.notes]
+    if looked and sum(looked):
+        notes.append(
+            f"{sum(looked):,} of {valid:,} pixels have more than one best answer, because endmembers repeat each other "
+            "or outnumber the bands: the maps show one of them"
+        )
     return {
         "scene": {
             "name": scene.name,
@@ -408,7 +414,7 @@ def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -
             "axis": None if scene.axis is None else scene.axis.label,
         },
         "endmembers": list(library_names(endmembers)),
-        "notes": list(dict.fromkeys((*scene.notes, *endmembers.notes))),
+        "notes": list(dict.fromkeys(notes)),
         "metadata_not_understood": list(scene.account.unknown),
         "bands": {"total": scene.bands, "used": used},
         "pixels": {"total": pixels, "valid": valid, "masked": pixels - valid},

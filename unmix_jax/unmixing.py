@@ -1,9 +1,11 @@
 """Unmix a scene from files to a report: the work of ``unmix-jax unmix``, and what it shares with other commands."""
 
 import contextlib
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +92,9 @@ def unmix_scene(
             return _unmix_blind(scene, count, options, command, stages, say)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
-        library = open_library(options["endmembers"], **library_reading)
-    library = match(scene, library, allow_scale_mismatch=options["allow_scale_mismatch"])
+        library = _library(options, library_reading)
+    found = options["endmembers"] is None
+    library = match(scene, library, allow_scale_mismatch=None if found else options["allow_scale_mismatch"])
     require_valid(scene, library.good_bands)
     if options["shade"] is not None and options["shade"] not in library.names:
         raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
@@ -156,6 +159,15 @@ def _say_spectra(scene: Scene, options: Mapping[str, Any], say: Callable[[str], 
         say(f"{table(rows, columns)}{more}\n")
 
 
+def _library(options: Mapping[str, Any], reading: Mapping[str, Any]) -> SpectralLibrary:
+    """The library of ``--endmembers``; messages name its own options."""
+    try:
+        return open_library(options["endmembers"], **reading)
+    except ValueError as error:
+        text = re.sub(r"--(?=(key|unit|force-unit|scale|nodata)\b)", "--library-", str(error))
+        raise ValueError(text) from error
+
+
 def _counted(options: Mapping[str, Any]) -> Mapping[str, Any]:
     """``--endmembers 4`` says how many, where no file has that name."""
     told = options["endmembers"]
@@ -201,11 +213,13 @@ def _unmix_learned(
     check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
     scene = open_scene(options["scene"], **reading)
+    allowed = options["allow_scale_mismatch"]
     library = None
     if options["endmembers"] is not None:
-        library = open_library(options["endmembers"], **library_reading)
-        library = match(scene, library, allow_scale_mismatch=options["allow_scale_mismatch"])
+        library = match(scene, _library(options, library_reading), allow_scale_mismatch=allowed)
     checkpoint.check(scene, library)
+    notes = match(scene, checkpoint.library, allow_scale_mismatch=allowed).notes if library is None else library.notes
+    own = replace(checkpoint.library, notes=notes)
     require_valid(scene, scene.good_bands)
     stages["open"] = time.perf_counter()
 
@@ -214,7 +228,7 @@ def _unmix_learned(
         flagged = None if share is None else 1 - share  # nothing else is looked at
         return {"network": {"settings": dict(checkpoint.settings), "flagged_share": flagged}}
 
-    return _stream(scene, checkpoint.unmixer, checkpoint.library, options, command, stages, say, more=about)
+    return _stream(scene, checkpoint.unmixer, own, options, command, stages, say, more=about)
 
 
 def _unmix_blind(

@@ -232,7 +232,8 @@ def test_usgs_refusals(tmp_path):
     axis.write_text(column("splib07a", 1, "Wavelengths BECK", BECK_UM * 10))
     with pytest.raises(ValueError, match=r"its name says 0\.2 to 3 microns.*2\.05 to 29\.76"):
         read_splib07(good, PLAIN)
-    forced = read_splib07(good, told(unit="nm", force_unit=True)).axis.centers
+    with pytest.warns(UserWarning, match="nm is used instead"):
+        forced = read_splib07(good, told(unit="nm", force_unit=True)).axis.centers
     np.testing.assert_allclose(forced, BECK_UM * 10, rtol=1e-6)
 
 

@@ -10,11 +10,14 @@ from helpers import assert_close
 from scipy.io import savemat
 
 from unmix_jax.endmembers.extraction import nfindr, vca
+from unmix_jax.endmembers.moments import ValidPixels
 from unmix_jax.scenes.describe import describe
 from unmix_jax.scenes.lazy import LazyCube
+from unmix_jax.scenes.library import match
+from unmix_jax.scenes.opening import open_any
 from unmix_jax.scenes.readers import read_library, read_scene
 from unmix_jax.scenes.reading import Entries, Reading, finish_library, numbered, require_valid
-from unmix_jax.scenes.scene import Header, Scene, SpectralLibrary, as_scene
+from unmix_jax.scenes.scene import Header, Scene, SpectralAxis, SpectralLibrary, as_scene
 
 ROWS, COLUMNS, BANDS = 7, 5, 6
 RNG = np.random.default_rng(3)
@@ -231,7 +234,7 @@ def test_both_kinds_of_gain_are_said(tmp_path):
         np.testing.assert_allclose(np.asarray(read_scene(path).cube), (CUBE * GAIN).astype("f4"), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("times", "found"), [(1e4, 1e-4), (100, 0.01), (1, 1.0), (1e3, 1e-3)])
+@pytest.mark.parametrize(("times", "found"), [(1e4, 1e-4), (1e3, 1e-4), (100, 0.01), (1, 1.0)])
 def test_the_scale_can_be_found(tmp_path, times, found):
     path = write(tmp_path, (CUBE * times).astype("f8"))
     with pytest.warns(UserWarning, match=f"--scale auto: stored values are multiplied by {found:g}"):
@@ -358,7 +361,8 @@ def test_a_stated_unit_stands_unless_it_is_forced(tmp_path):
     with pytest.raises(ValueError, match=r"scene.hdr.*states that its axis is in nm, --unit says um.*--force-unit"):
         read_scene(path, unit="um")
     assert read_scene(path, unit="nm").axis.centers[0] == 400
-    assert read_scene(path, unit="um", force_unit=True).axis.centers[0] == 400_000
+    with pytest.warns(UserWarning, match="the file states that its axis is in nm; um is used instead"):
+        assert read_scene(path, unit="um", force_unit=True).axis.centers[0] == 400_000
 
 
 @pytest.mark.parametrize(
@@ -498,3 +502,142 @@ def test_metadata_of_the_spectra_goes_with_them():
     assert some.header["metadata"] == {"site": ["z", "x"], "survey": "2024"}
     part = finish_library(library, Reading(rows=(1, 3)))
     assert (part.names, part.classes, part.header["metadata"]["site"]) == (("b", "c"), ("s", "t"), ["y", "z"])
+
+
+# ------------------------------------------------------------------ what a review found
+
+
+def test_a_refused_scene_is_not_taken_for_its_own_library(tmp_path):
+    np.savez(tmp_path / "scene.npz", cube=CUBE, endmembers=CUBE[0, :3], wavelength_nm=NM)
+    for options in ({"columns": (0, 500)}, {"rows": (0, 500)}):
+        with pytest.raises(ValueError, match="run from 0 to"):
+            open_any(str(tmp_path / "scene.npz"), **options)
+    np.savez(tmp_path / "empty.npz", cube=np.full_like(CUBE, -9999), endmembers=CUBE[0, :3], wavelength_nm=NM)
+    with pytest.raises(ValueError, match="no pixel holds a value"):
+        open_any(str(tmp_path / "empty.npz"))
+
+
+def test_stated_fill_values_are_known_in_every_estimate(tmp_path):
+    cube = RNG.uniform(0.1, 0.6, (30, 20, BANDS)).astype("f4")
+    for fill in (-1.1, -3.4028234663852886e38, -1.23e34):
+        cube[:2] = fill
+        scene = read_scene(write(tmp_path, cube, **{"data ignore value": repr(fill)}))
+        assert scene.suspected_nodata is None
+        assert ValidPixels(scene).moments().pixels == 28 * 20
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_no_number_marks_missing_data_if_the_user_says_so(tmp_path, suffix):
+    stored = (CUBE * 1e4).astype("i2")
+    stored[3, 3, 5] = -9999
+    path = tmp_path / f"scene{suffix}"
+    if suffix == ".npz":
+        np.savez(path, cube=stored)
+    else:
+        np.save(path, stored)
+    assert ValidPixels(read_scene(path)).moments().pixels == ROWS * COLUMNS - 1
+    plain = read_scene(path, nodata="none")
+    assert np.asarray(plain.cube)[3, 3, 5] == -9999
+    assert ValidPixels(plain).moments().pixels == ROWS * COLUMNS
+
+
+def test_options_of_libraries_speak_of_stored_numbers(tmp_path):
+    stored = (CUBE[0] * 1e4).astype("i2")
+    stored[0, 0], stored[1, 1] = -32768, 0
+    header = {"wavelength": NM.tolist(), "wavelength units": "Nanometers", "reflectance scale factor": 1e4}
+    envi.SpectralLibrary(stored.astype("f4"), header).save(str(tmp_path / "lib"))
+    values = read_library(tmp_path / "lib.sli", nodata=-32768, zeros="missing").spectra
+    assert np.isnan(values[[0, 1], [0, 1]]).all()
+    assert np.isfinite(values).sum() == values.size - 2
+    np.savez(tmp_path / "lib.npz", spectra=stored, scale=1e-4, nodata=-32768, wavelength_nm=NM)
+    values = read_library(tmp_path / "lib.npz").spectra
+    assert np.isnan(values[0, 0])
+    np.testing.assert_allclose(values[2:], stored[2:] * 1e-4, rtol=1e-5)
+
+
+UNDEFINED = {
+    "bad bands": ("{4}", "--bad-bands"),
+    "badbands": ("{4}", "--bad-bands"),
+    "gain": ("0.5", "--scale"),
+    "scale factor": ("1000", "--scale"),
+    "offset": ("3", "--offset"),
+    "fill value": ("-1", "--nodata"),
+    "no data value": ("-1", "--nodata"),
+    "data units": ("percent", "--scale 0.01"),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_fields_that_may_change_numbers_and_are_not_defined_are_refused(tmp_path, name):
+    value, option = UNDEFINED[name]
+    path = write(tmp_path)
+    path.write_text(f"{path.read_text()}\n{name} = {value}\n")
+    with pytest.raises(ValueError, match=f"{name}.*{option}"):
+        read_scene(path)
+    told = {"scale": 1.0, "offset": 0.0, "nodata": "none", "bad_bands": "1"}
+    assert name in read_scene(path, **told).account.unknown
+
+
+def test_neutral_fields_and_arrays_beside_the_cube(tmp_path):
+    path = write(tmp_path)
+    path.write_text(f"{path.read_text()}\ngain = 1\noffset = 0.0\n")
+    assert read_scene(path).account.unknown == ("gain", "offset")
+    savemat(tmp_path / "scene.mat", {"hsi": {"Data": CUBE, "scale_factor": 1e-4}})
+    with pytest.raises(ValueError, match="'hsi.scale_factor' may change the numbers.*--scale"):
+        read_scene(tmp_path / "scene.mat", keys={"cube": "hsi.Data"})
+
+
+def test_masked_pixels_are_not_looked_at(tmp_path):
+    stored = (CUBE * 1e4).astype("u2")
+    mask = np.ones((ROWS, COLUMNS), bool)
+    mask[2:4] = False
+    stored[2:4] = 65535
+    np.savez(tmp_path / "scene.npz", cube=stored, mask=mask, wavelength_nm=NM)
+    assert read_scene(tmp_path / "scene.npz").suspected_nodata is None
+    with pytest.warns(UserWarning, match="multiplied by 0.0001"):
+        scene = read_scene(tmp_path / "scene.npz", scale="auto")
+    match(scene, SpectralLibrary(CUBE[0, :3], SpectralAxis(NM)))
+
+
+def test_the_data_file_is_the_one_whose_size_fits(tmp_path):
+    path = write(tmp_path, ext=".dat")
+    (tmp_path / "scene.img").write_bytes(b"a preview")
+    np.testing.assert_array_equal(read_scene(path).cube, CUBE)
+
+
+def test_matrices_without_keys_where_one_alone_fits(tmp_path):
+    path = matlab(tmp_path / "scene.mat", V=np.tile(MATRIX, (4, 1)), nRow=ROWS, nCol=COLUMNS, A=MATRIX[:3])
+    with pytest.warns(UserWarning, match="V is taken as the cube"):
+        np.testing.assert_array_equal(np.asarray(read_scene(path).cube)[..., :BANDS], CUBE)
+    path = matlab(tmp_path / "lib.mat", M=CUBE[0, :3].T, cood=np.asarray(["a", "b", "c"], object))
+    with pytest.warns(UserWarning, match="its columns are the 3 named spectra"):
+        library = read_library(path, keys={"spectra": "M", "names": "cood"})
+    np.testing.assert_array_equal(library.spectra, CUBE[0, :3])
+
+
+def test_what_is_left_out_or_assumed_is_a_note():
+    fine = np.linspace(500.0, 900.0, 81)
+    library = SpectralLibrary(np.tile(np.linspace(0.2, 0.5, 81, dtype="f4"), (2, 1)), SpectralAxis(fine))
+    notes = match(Scene(CUBE, SpectralAxis(NM)), library).notes
+    assert any("1 good bands of the scene (400 to 400 nm) are left out" in note for note in notes)
+    assert any("no band widths (FWHM)" in note and "100 to 100 nm" in note for note in notes)
+
+
+@pytest.mark.parametrize(("scene", "library", "stops"), [(0.9, 0.1, False), (30.0, 0.5, True), (3000.0, 40.0, True)])
+def test_only_scales_that_cannot_be_reflectance_stop(scene, library, stops):
+    axis = SpectralAxis(NM)
+    pair = Scene(np.full((4, 5, BANDS), scene, "f4"), axis), SpectralLibrary(np.full((2, BANDS), library, "f4"), axis)
+    if stops:
+        with pytest.raises(ValueError, match="hardly be in one scale"):
+            match(*pair)
+    else:
+        with pytest.warns(UserWarning, match="hardly be in one scale"):
+            match(*pair)
+
+
+def test_parts_of_datasets():
+    part = open_any("indian_pines", rows=(10, 30), columns=(5, 9), bands="1-50")
+    assert part.shape == (20, 4)
+    assert not part.good_bands[50:].any()
+    with pytest.raises(ValueError, match="takes none of these options: offset"):
+        open_any("indian_pines", offset=0.0)

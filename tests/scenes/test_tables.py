@@ -124,7 +124,8 @@ def test_the_title_of_another_column_has_no_unit(tmp_path, title):
 
 def test_a_unit_that_is_forced_or_not_known(tmp_path):
     path = table(tmp_path, per_column("wavelength_um"))
-    np.testing.assert_array_equal(read_library(path, unit="nm", force_unit=True).axis.centers, NM)
+    with pytest.warns(UserWarning, match="states that its axis is in um; nm is used instead"):
+        np.testing.assert_array_equal(read_library(path, unit="nm", force_unit=True).axis.centers, NM)
     for title in ("Wavelength (cm)", "wavelength_angstrom", "Wavelength (nm or um)"):
         path = table(tmp_path, per_column(title))
         with pytest.raises(ValueError, match=re.escape(f"the title {title!r} names")):

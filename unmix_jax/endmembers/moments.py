@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.scenes.lazy import NODATA, shown
+from unmix_jax.scenes.lazy import NODATA, LazyCube, shown
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 
@@ -51,7 +51,12 @@ class ValidPixels:
                 f"the value {fill} repeats in {scene.name} as a fill value does, and would become an endmember: "
                 f"open the scene with --nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
             )
-        self.nodata = {NODATA} if scene is None or scene.nodata is None else {NODATA, scene.nodata}
+        marks = set() if isinstance(values, LazyCube) else {NODATA}  # a lazy cube has NaN where something is missing
+        if scene is not None and scene.nodata is not None:
+            marks.add(scene.nodata)
+        # As the cube's own numbers: what a file says as text may not be what its float32 holds.
+        kind = np.dtype(values.dtype) if np.dtype(values.dtype).kind == "f" else np.dtype(np.float64)
+        self.nodata = {float(np.asarray(mark, kind)) for mark in marks}
         good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)
         self.good = np.arange(self.bands) if good is None else np.flatnonzero(np.asarray(good))
         self.mask = None if mask is None else np.asarray(mask).reshape(-1)

@@ -70,7 +70,7 @@ def resample(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary:
     )
 
 
-def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool = False) -> SpectralLibrary:
+def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool | None = False) -> SpectralLibrary:
     """The library on the bands of the scene, ready to unmix with.
 
     Resampled only where the axes differ; where one of the two names no wavelengths the numbers of bands must
@@ -81,7 +81,8 @@ def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool 
     Args:
         scene: whose bands are wanted.
         library: spectra in the quantity and scale of the scene.
-        allow_scale_mismatch: go on, with a note and a warning, where the two can hardly be in one scale.
+        allow_scale_mismatch: go on, with a note and a warning, where the two can hardly be in one scale; None: they
+            are not compared, as for endmembers that come from the scene.
 
     Returns:
         The library on the scene's bands, with `good_bands` set.
@@ -107,8 +108,11 @@ def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool 
     if not good.any():
         raise ValueError("there is no good band of the scene in which every spectrum of the library has a value")
     notes = list(matched.notes)
-    if (mismatch := _mismatch(scene, spectra[:, good], good)) is not None:
-        if not allow_scale_mismatch:
+    notes += _left_out(scene, library, good)
+    told = len(notes)  # what was left out or assumed is said in the record; a mismatch is warned of at once
+    if allow_scale_mismatch is not None and (found := _mismatch(scene, spectra[:, good], good)) is not None:
+        mismatch, certain = found
+        if certain and not allow_scale_mismatch:
             raise ValueError(
                 f"{mismatch}. Give the scene's scale (--scale, or --scale auto) or the library's (--library-scale), or "
                 "go on as it is with --allow-scale-mismatch (allow_scale_mismatch=True)"
@@ -117,7 +121,7 @@ def match(scene: Scene, library: SpectralLibrary, *, allow_scale_mismatch: bool 
     known = {q for q in (scene.quantity, library.quantity) if q != UNKNOWN_QUANTITY}
     if len(known) > 1:
         notes.append(f"the scene holds {scene.quantity}, the library {library.quantity}")
-    for note in notes[len(matched.notes) :]:
+    for note in notes[told:]:
         warnings.warn(note, stacklevel=2)
     return replace(
         matched,
@@ -146,13 +150,44 @@ def _reordered(library: SpectralLibrary, axis: SpectralAxis) -> SpectralLibrary 
     return replace(library, spectra=library.spectra[:, order], axis=axis, good_bands=good)
 
 
-def _mismatch(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> str | None:
+def _left_out(scene: Scene, library: SpectralLibrary, good: np.ndarray) -> list[str]:
+    """Notes on good bands of the scene that the library does not cover, and on band widths that are assumed."""
+    notes: list[str] = []
+    if scene.axis is None or library.axis is None:
+        return notes
+    wanted = np.ones(scene.bands, bool) if scene.good_bands is None else np.asarray(scene.good_bands)
+    if (lost := wanted & ~good).any():
+        centers = np.asarray(scene.axis.centers)[lost]
+        span = f"{centers.min():g} to {centers.max():g} {_unit(scene.axis)}"
+        notes.append(
+            f"{int(lost.sum())} good bands of the scene ({span}) are left out: not all spectra of the library, which "
+            f"covers {_range(library.axis)}, have values there"
+        )
+    coarse = len(library.axis) > 1 and not _same(library.axis, scene.axis)
+    if scene.axis.fwhm is None and scene.axis.responses is None and coarse:
+        widths = _widths(scene.axis)
+        notes.append(
+            "the scene gives no band widths (FWHM): the library is resampled with the distance between bands as width "
+            f"({widths.min():.3g} to {widths.max():.3g} {_unit(scene.axis)})"
+        )
+    return notes
+
+
+def _unit(axis: SpectralAxis) -> str:
+    """The unit of an axis, for messages."""
+    return axis.unit.replace("-1", "⁻¹")
+
+
+def _mismatch(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> tuple[str, bool] | None:
     """Why scene and library can hardly be in one scale: one in per cent, scaled integers or radiance, the other not.
 
     A mixture whose abundances sum to one has no greater norm than the brightest endmember. So the typical pixel may not
     exceed it by much, and the brightest pixels may not stay far below the darkest endmember. Water and shadow are that
     dark beside bright minerals, so this second test, and that of the greatest values, count only where one of the two
     cannot be reflectance.
+
+    Returns:
+        The reason, and whether it is certain: where both can be reflectance, the library may lack a bright member.
     """
     pixels = looked_at(scene)[:, good]
     whole = np.isfinite(pixels).all(axis=1) & (pixels != 0).any(axis=1)
@@ -166,13 +201,16 @@ def _mismatch(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> str | None
     typical, bright = float(np.median(sizes)), float(np.percentile(sizes, 95))
     darkest, brightest = float(members[members > 0].min()), float(members.max())
     values, pure = float(np.percentile(pixels, 99)), float(spectra.max())
-    unlike = max(values, pure) > UNLIKE * min(values, pure) or bright * APART < darkest
-    if typical <= APART * brightest and not (unlike and max(values, pure) > IMPLAUSIBLE):
+    middle, ordinary = float(np.median(pixels)), float(np.median(spectra))  # a hot pixel moves the maximum, not these
+    unlike = max(values, pure) > UNLIKE * min(values, pure) and max(middle, ordinary) > UNLIKE * min(middle, ordinary)
+    one_is_reflectance = min(values, pure) <= IMPLAUSIBLE < max(values, pure)
+    if typical <= APART * brightest and not (one_is_reflectance and (unlike or bright * APART < darkest)):
         return None
-    return (
+    reason = (
         "the scene and the library can hardly be in one scale: the root mean square of a typical pixel is "
         f"{typical:.4g}, of bright ones {bright:.4g}, of the library's spectra {darkest:.4g} to {brightest:.4g}"
     )
+    return reason, max(values, pure) > IMPLAUSIBLE
 
 
 @jax.jit

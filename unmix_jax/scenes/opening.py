@@ -8,11 +8,13 @@ from typing import Any
 
 from unmix_jax.scenes.datasets import catalogue, load
 from unmix_jax.scenes.readers import NOT_KNOWN, is_product, read_library, read_scene
+from unmix_jax.scenes.reading import NoSceneError, Reading, finish, finish_library
 from unmix_jax.scenes.scene import Scene, SpectralLibrary, as_scene
 
 __all__ = ["open_any", "open_library", "open_scene", "refuse_inputs"]
 
 WHOLE = (".npz", ".npy", ".mat", ".json", ".html", ".png")  # formats that are never a part of another file
+PARTS = ("rows", "columns", "bands", "bad_bands", "range")  # options that say which part of a dataset is wanted
 TABLES = (".sli", ".csv", ".txt", ".tsv")
 
 
@@ -29,12 +31,18 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
     """
     if not Path(name).expanduser().exists():
         if name in catalogue():
-            if given := [key for key, value in options.items() if value not in (None, False, "value") and value != {}]:
+            given = {key: value for key, value in options.items() if value is not None and value is not False}
+            given = {key: value for key, value in given.items() if value != {} and (key, value) != ("zeros", "value")}
+            if refused := [key for key in given if key not in PARTS]:
                 raise ValueError(
                     f"{name} is a dataset: its arrays and units are known, and it takes none of these options: "
-                    f"{', '.join(given)}"
+                    f"{', '.join(refused)}"
                 )
-            return load(name)
+            loaded = load(name)
+            if not given:
+                return loaded
+            told = Reading(**given)
+            return finish(loaded, told) if isinstance(loaded, Scene) else finish_library(loaded, told)
         near = difflib.get_close_matches(name, list(catalogue()), 3, 0.7)
         hint = f" (there is {', '.join(near)})" if near else ""
         raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
@@ -45,7 +53,9 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         return read_library(name, **of_library)
     try:
         return read_scene(name, **options)
-    except ValueError as error:
+    except NoSceneError as error:
+        if options.get("columns") is not None:
+            raise
         try:
             return read_library(name, **of_library)
         except ValueError as other:  # the reader that knows the file says what is wrong with it

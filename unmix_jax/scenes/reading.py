@@ -33,6 +33,12 @@ __all__ = [
 ]
 
 Number = float | int
+
+
+class NoSceneError(ValueError):
+    """A file that holds no scene; it may hold a library."""
+
+
 DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
 LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
 LOOKED_AT_VALUES = 4_000_000  # values that are looked at: 16 MB in float32, read in some 10 ms
@@ -92,6 +98,8 @@ class Reading:
                 and not (np.isfinite(float(value)) and (value or name == "offset"))
             ):
                 raise ValueError(f"{name} must be a finite number{' other than zero' * (name == 'scale')}, got {value}")
+        if self.zeros not in ("value", "missing"):
+            raise ValueError(f"zeros are 'value' or 'missing', got {self.zeros!r}")
         if self.force_unit and self.unit is None:
             raise ValueError("force_unit needs the unit that is to be forced: give unit (--unit) as well")
 
@@ -106,6 +114,8 @@ class Reading:
         Raises:
             ValueError: the two disagree and the user's is not forced.
         """
+        if self.force_unit and stated is not None and self.unit != stated:
+            warnings.warn(f"the file states that its axis is in {stated}; {self.unit} is used instead", stacklevel=2)
         if self.unit is None or stated is None or self.force_unit or self.unit == stated:
             return self.unit or stated
         raise ValueError(
@@ -155,6 +165,43 @@ class Entries:
         return Header(self._entries)
 
 
+# Names of entries that change numbers or mark bad values, in files whose format does not define them.
+UNREAD = {
+    "scale": ("scale", "scale factor", "data scale factor", "radiance scale factor", "emissivity scale factor", "gain",
+              "gains", "gain values"),
+    "offset": ("offset", "offsets", "offset values", "add offset", "data offset"),
+    "nodata": ("fill value", "fill values", "fillvalue", "nodata", "no data", "no data value", "nodata value",
+               "ignore value"),
+    "bad_bands": ("bad bands", "badbands", "bad band list", "bad bands list"),
+}  # fmt: skip
+
+
+def refuse_unread(entries: Iterable[str], told: Reading, where: str, values: Mapping[str, Any] | None = None) -> None:
+    """Refuse entries that change numbers or mark bad values and that the reader does not use.
+
+    Args:
+        entries: names that were not used.
+        told: what the user says; an entry that an option replaces is passed over.
+        where: name of the file, for the message.
+        values: of the entries, where they are known: a scale of 1 and an offset of 0 change nothing.
+
+    Raises:
+        ValueError: naming the entry and the option.
+    """
+    for entry in entries:
+        name = re.sub(r"[\s_]+", " ", entry.rpartition(".")[2]).strip().lower()
+        option = next((option for option, names in UNREAD.items() if name in names), None)
+        if option is None or getattr(told, option) is not None:
+            continue
+        neutral = {"scale": ("1", "1.0"), "offset": ("0", "0.0")}.get(option, ())
+        if values is None or str(values.get(entry, "")).strip() not in neutral:
+            flag = "--" + option.replace("_", "-")
+            raise ValueError(
+                f"{where}: {entry!r} may change the numbers, and this format does not define it: say what holds with "
+                f"{flag} ({option}=...)"
+            )
+
+
 def numbered(told: str | Iterable[int | str], count: int, what: str = "bands") -> np.ndarray:
     """Numbers counted from 1, such as ``"1-50, 60"``, as True and False over all of them.
 
@@ -166,7 +213,7 @@ def numbered(told: str | Iterable[int | str], count: int, what: str = "bands") -
     Raises:
         ValueError: not numbers, or numbers that are not there.
     """
-    parts = [told] if isinstance(told, str) else list(told)
+    parts = [told] if isinstance(told, str | int) else list(told)
     chosen = np.zeros(count, bool)
     for part in (
         word for p in parts for word in re.split(r"[,\s]+", re.sub(r"\s*[-–]\s*", "-", str(p)).strip()) if word
@@ -183,9 +230,15 @@ def numbered(told: str | Iterable[int | str], count: int, what: str = "bands") -
 
 
 def looked_at(scene: Scene) -> np.ndarray:
-    """Some pixels of a scene, [pixel, band]: evenly spread rows, which any order of a file can give quickly."""
+    """Some pixels of a scene, [pixel, band]: evenly spread rows, which any order of a file can give quickly.
+
+    Masked pixels are not among them, unless there are no others.
+    """
+    mask = None if scene.mask is None else np.asarray(scene.mask, bool)
     if len(scene.shape) == 1:
-        return sample(scene, SPECTRA_LOOKED_AT)
+        pixels = sample(scene, SPECTRA_LOOKED_AT)
+        step = max(1, round(scene.shape[0] / SPECTRA_LOOKED_AT))  # as `sample` takes them
+        return pixels if mask is None or not mask[::step].any() else pixels[mask[::step]]
     rows, columns = scene.shape
     count = int(np.clip(LOOKED_AT_VALUES // (columns * scene.bands), 1, LOOKED_AT_ROWS))
     at = np.unique(((np.arange(count) + 0.5) * rows / count).astype(int))
@@ -196,7 +249,9 @@ def looked_at(scene: Scene) -> np.ndarray:
         for row in at:
             source.read(int(row), int(row) + 1, line)
             taken.append(line[::step].copy())
-    return np.concatenate(taken)
+    pixels = np.concatenate(taken)
+    valid = None if mask is None else mask[at, ::step].reshape(-1)
+    return pixels if valid is None or not valid.any() else pixels[valid]
 
 
 @contextmanager
@@ -253,12 +308,13 @@ def finish(scene: Scene, told: Reading) -> Scene:
     notes += _doubtful_bands(pixels, missing, good)
     suspected = None
     if told.nodata is None:
-        suspected = suspected_fill(_as_stored(scene, pixels), missing, good)
+        known = np.isnan(pixels) if scene.nodata is None else np.isnan(pixels) | (pixels == scene.nodata)
+        suspected = suspected_fill(_as_stored(scene, pixels), known, good)
     if suspected is not None:
         fill = shown(suspected)
         notes.append(
-            f"the value {fill} repeats as a fill value does, but nothing says that it marks missing data: say so with "
-            f"--nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
+            f"the value {fill} repeats as a fill value does (or a saturated sensor), but nothing says that it marks "
+            f"missing data: say so with --nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
         )
     return replace(scene, suspected_nodata=suspected, notes=(*scene.notes, *notes))
 
@@ -328,6 +384,8 @@ def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
     source = cube
     if isinstance(cube, LazyCube):
         source, scaling = cube.source, cube.scaling
+        if scaling["nodata"] is None:
+            scaling["nodata"] = scene.nodata
     if told.nodata is not None:
         scaling["nodata"] = stated
     scaling["zeros_missing"] = told.zeros == "missing"
@@ -338,7 +396,7 @@ def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
             if scene.good_bands is not None:
                 values = values[:, np.asarray(scene.good_bands)]
             factor = _automatic(values[np.isfinite(values)])
-            notes.append(f"--scale auto: stored values are multiplied by {factor:g}")
+            notes.append(f"--scale auto: stored values are multiplied by {factor:g}; if that is wrong, give the number")
         else:
             factor = float(told.scale)
         scaling |= {"divisor": 1.0, "gain": factor}
@@ -350,15 +408,18 @@ def _rescaled(scene: Scene, told: Reading) -> tuple[Scene, list[str]]:
 
 
 def _automatic(values: np.ndarray) -> float:
-    """The power of ten that makes reflectance of values."""
+    """The factor that makes reflectance of values: 1, one hundredth for per cent, or one ten-thousandth.
+
+    Raises:
+        ValueError: none of these does.
+    """
     top = float(np.percentile(values, 99)) if values.size else 0.0
-    if not top > 0:
-        raise ValueError("--scale auto finds no value above zero to choose a scale by: give a number")
-    power = 0
-    while top * 10.0**power > REFLECTANCE_UP_TO:
-        power -= 1
-    # Reflectance in per cent and in ten thousandths are the two that exist; 1000 is rare, 10 is not known to be used.
-    return 1.0 if power == 0 else 0.01 if power >= -2 else 10.0 ** min(power, -3 if power == -3 else -4)
+    factor = next((f for f in (1.0, 0.01, 1e-4) if 0 < top * f <= REFLECTANCE_UP_TO), None)
+    if factor is None:
+        raise ValueError(
+            f"--scale auto knows fractions, per cent and ten-thousandths; bright values are {top:.4g}: give a number"
+        )
+    return factor
 
 
 def _windowed(scene: Scene, told: Reading) -> Scene:
@@ -552,10 +613,10 @@ def suspected_fill(stored: np.ndarray, missing: np.ndarray, good: np.ndarray) ->
 
     Args:
         stored: [pixel, band], as in the file.
-        missing: where a value is known to be missing.
+        missing: where a value is known to be missing, because the file says so.
         good: bands that are used.
     """
-    values = np.where(missing & (np.abs(stored) < DELETED), np.nan, stored)[:, good]
+    values = np.where(missing, np.nan, stored)[:, good]
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return None

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unmix_jax.scenes.reading import Number, Reading, announced, finish, finish_library, noticing
+from unmix_jax.scenes.reading import NoSceneError, Number, Reading, announced, finish, finish_library, noticing
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import existing, in_file
 
@@ -226,7 +226,7 @@ def _refuse(path: Path, what: str, known: str) -> Reader:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"{path}: a {what} is {known}; {NOT_KNOWN}")
+    raise NoSceneError(f"{path}: a {what} is {known}; {NOT_KNOWN}")
 
 
 def _home(name: Home) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ import numpy as np
 from unmix_jax.scenes.checked import NpzArrays, check_zarr, mat_variables
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.library_files import unescaped
-from unmix_jax.scenes.reading import Reading
+from unmix_jax.scenes.reading import NoSceneError, Reading, refuse_unread
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import missing, quantity_in, spectral_axis, unit_of
 
@@ -38,6 +38,7 @@ NAMES = (
 # what is needed to understand a matrix of pixels.
 SYNONYMS = {"rows": ("nRow", "nrow"), "columns": ("nCol", "ncol")}
 GREATEST = ("maxValue", "maxvalue")
+MEMBERS = 12  # abundances of so many endmembers at most lie beside a matrix of pixels, and have as many columns
 STRUCT_DEPTH = 4  # structs of MATLAB inside each other that are looked into
 
 
@@ -194,6 +195,8 @@ class Arrays:
     def flags(self, name: str) -> np.ndarray | None:
         """A list of true and false."""
         value = self.get(name)
+        if value is not None and np.asarray(value).dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{self.path}: {name} must be 0 or 1 everywhere, and some values are not finite")
         return None if value is None else np.atleast_1d(np.squeeze(value)) != 0
 
 
@@ -214,7 +217,8 @@ def read_array_library(path: Path, told: Reading) -> SpectralLibrary:
 def _scene(arrays: Arrays, told: Reading) -> Scene:
     """The scene that some arrays make."""
     axis, spectra = arrays.axis(told), arrays.first(*SPECTRA)
-    cube, divisor = _cube(arrays, None if axis is None else len(axis), () if spectra is None else spectra[1].shape)
+    bands, beside = None if axis is None else len(axis), () if spectra is None else spectra[1].shape
+    cube, divisor = _cube(arrays, told, bands, beside)
     names, classes = arrays.text("names"), arrays.text("classes")
     library = None
     if spectra is not None:
@@ -228,11 +232,13 @@ def _scene(arrays: Arrays, told: Reading) -> Scene:
     if stated is None:
         stated = arrays.attribute_number("cube", "_FillValue", "missing_value")
     cube, nodata = _scaled(arrays, cube, divisor, stated, told)
+    marks = arrays.flags("good_bands"), arrays.flags("mask")
+    refuse_unread(set(arrays.stored) - arrays.used, told, str(arrays.path))
     return Scene(
         cube,
         axis,
-        good_bands=arrays.flags("good_bands"),
-        mask=arrays.flags("mask"),
+        good_bands=marks[0],
+        mask=marks[1],
         endmembers=library,
         abundances=abundances,
         nodata=nodata,
@@ -253,12 +259,22 @@ def _library(arrays: Arrays, told: Reading) -> SpectralLibrary:
             f"{arrays.path} has neither endmembers nor spectra; it has {arrays.listing()}: "
             "say which is which with a mapping such as spectra=M"
         )
-    axis = arrays.axis(told)
-    spectra = _rows(found[1], found[1].shape[-1] if axis is None else len(axis), found[0])
+    axis, names = arrays.axis(told), arrays.text("names")
+    stored, bands = found[1], None if axis is None else len(axis)
+    if bands is None and np.ndim(stored) == 2 and len(names) == stored.shape[1] != stored.shape[0]:
+        bands = stored.shape[0]  # spectra in columns, as their names say
+        arrays.notes.append(f"{found[0]} has shape {stored.shape}: its columns are the {len(names)} named spectra")
+    spectra = _rows(stored, stored.shape[-1] if bands is None else bands, found[0])
+    stated = None if told.nodata is not None else arrays.number("nodata")
+    scaled, nodata = _scaled(arrays, spectra, 1.0, stated, told)
+    spectra = np.asarray(scaled)
+    if nodata is not None:
+        spectra = np.where(spectra == nodata, np.asarray(np.nan, spectra.dtype), spectra)
+    refuse_unread(set(arrays.stored) - arrays.used, told, str(arrays.path))
     return SpectralLibrary(
         spectra,
         axis,
-        arrays.text("names"),
+        names,
         arrays.text("classes"),
         good_bands=arrays.flags("good_bands"),
         quantity=arrays.quantity(),
@@ -360,18 +376,24 @@ def _load_zarr(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a readable Zarr group ({error})") from None
 
 
-def _cube(arrays: Arrays, bands: int | None, spectra: tuple[int, ...]) -> tuple[Any, float]:
+def _cube(arrays: Arrays, told: Reading, bands: int | None, spectra: tuple[int, ...]) -> tuple[Any, float]:
     """The cube with bands last, floating point, and the number that divides it."""
     found = arrays.first("cube", "pixels", "pixels_in_columns")
     if found is None:
         solid = [k for k in arrays.stored if k not in NAMES and np.ndim(arrays.stored[k]) == 3]
+        rows, columns = arrays.number("rows"), arrays.number("columns")
+        if not solid and rows is not None and columns is not None:  # a matrix of all pixels, if only one fits
+            flat = {k: v for k, v in arrays.stored.items() if k not in NAMES and np.ndim(v) == 2}
+            solid = [k for k, v in flat.items() if rows * columns in v.shape and min(v.shape) > MEMBERS]
         if len(solid) != 1:
-            raise ValueError(
+            raise NoSceneError(
                 f"{arrays.path} has neither cube nor pixels; it has {arrays.listing()}: "
                 "say which is which with a mapping such as cube=Y (--key cube=Y)"
             )
         arrays.used.add(solid[0])
-        found = solid[0], np.asarray(arrays.stored[solid[0]])
+        found = "cube", np.asarray(arrays.stored[solid[0]])
+        if found[1].ndim == 2:
+            arrays.notes.append(f"{solid[0]} is taken as the cube: it alone has the image's number of pixels")
     name, cube = found
     if cube.ndim == 2:
         cube = _listed(arrays, name, cube, bands, spectra)
@@ -389,7 +411,8 @@ def _cube(arrays: Arrays, bands: int | None, spectra: tuple[int, ...]) -> tuple[
         divisor = float(np.squeeze(arrays.stored[greatest]).item())
         if not (np.isfinite(divisor) and divisor > 0):
             raise ValueError(f"{arrays.path}: {greatest} must be above 0, got {divisor:g}; give --scale to replace it")
-        arrays.notes.append(f"values are divided by {greatest} = {divisor:g}; --scale 1 leaves them as they are")
+        if told.scale is None:
+            arrays.notes.append(f"values are divided by {greatest} = {divisor:g}; --scale 1 leaves them as they are")
     return _floating(cube, arrays.path), divisor
 
 
@@ -415,7 +438,7 @@ def _listed(arrays: Arrays, name: str, matrix: Any, bands: int | None, spectra: 
         raise ValueError(
             f"{arrays.path}: {key} has shape {matrix.shape}, and nothing says which axis is that of the bands. Give "
             f"--key pixels_in_columns={key} if these are {matrix.shape[0]} bands, --key pixels={key} if these are "
-            f"{matrix.shape[1]} bands, or name the image's sizes with --key rows=... --key columns=..."
+            f"{matrix.shape[1]} bands, or name the variables that hold the image's sizes, --key rows=H --key columns=W"
         )
     return matrix
 
@@ -459,5 +482,5 @@ def _floating(values: Any, what: Any) -> Any:
         raise ValueError(f"{what}: values of type {values.dtype} are not real numbers")
     if values.dtype in (np.float32, np.float64) and values.dtype.isnative:
         return values
-    lazy = LazyCube(values)
+    lazy = LazyCube(values, nodata=None)  # what marks missing data is the scene's own
     return lazy if isinstance(values, np.memmap) else np.asarray(lazy)

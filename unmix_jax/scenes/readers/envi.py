@@ -12,7 +12,7 @@ import numpy as np
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.library_files import texts_of_header
 from unmix_jax.scenes.readers.spectra.sli_tables import classes_of
-from unmix_jax.scenes.reading import Entries, Reading
+from unmix_jax.scenes.reading import Entries, NoSceneError, Reading, refuse_unread
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import axis_of_names, canonical, existing, quantity_in, spectral_axis, unit_of
 
@@ -180,6 +180,18 @@ class EnviHeader:
             return {"divisor": float(factor)}, notes
         return {"gain": gain / factor, "offset": offset / factor}, notes
 
+    def check(self, told: Reading) -> None:
+        """Refuse fields that no reader uses and that may change numbers, once all others were used.
+
+        Raises:
+            ValueError: naming the field and the option that stands in its place.
+        """
+        unknown = self.fields.account().unknown
+        refuse_unread(unknown, told, str(self.path), {name: self.fields.peek(name) for name in unknown})
+        for name in {"data units", "units"} & set(unknown):
+            if told.scale is None and re.search(r"%|per ?cent", str(self.fields.peek(name)).lower()):
+                raise ValueError(f"{self.path}: {name} = {self.fields.peek(name)}: give --scale 0.01, or --scale 1")
+
     def quantity(self) -> str | None:
         """What the values are, where the header says it."""
         titles = self.listed("z plot titles")
@@ -234,7 +246,7 @@ def read_envi_scene(path: Path, told: Reading) -> Scene:
         return read_geotiff(data, told)
     told_by = EnviHeader(header)
     if "spectral library" in told_by.text("file type").lower():
-        raise ValueError(f"{header} is a spectral library, not a scene: open it with read_library")
+        raise NoSceneError(f"{header} is a spectral library, not a scene: open it with read_library")
     stored = _open(told_by, data, told)
     bands = stored.shape[-1]
     stated = told_by.ignored(bands, told)
@@ -244,7 +256,8 @@ def read_envi_scene(path: Path, told: Reading) -> Scene:
     plain = plain and scaling in ({}, {"divisor": 1.0})
     for name in PLACING:
         told_by.fields.use(name)
-    axis, good = told_by.axis(bands, told), told_by.flags(bands)
+    axis, good, quantity = told_by.axis(bands, told), told_by.flags(bands), told_by.quantity()
+    told_by.check(told)
     return Scene(
         stored if plain else LazyCube(stored, nodata=nodata, **scaling),
         axis,
@@ -252,7 +265,7 @@ def read_envi_scene(path: Path, told: Reading) -> Scene:
         nodata=nodata if plain else None,
         stated_nodata=None if stated is None else float(np.ravel(stated)[0]),
         name=data.stem,
-        quantity=told_by.quantity() or "value",
+        quantity=quantity or "value",
         notes=tuple(notes),
         account=told_by.fields.account(),
         header=told_by.fields.header(),
@@ -277,8 +290,11 @@ def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
         raise ValueError(f"{header} is a cube of {stored.shape[-1]} bands, not a spectral library")
     members, bands = stored.shape[:2]  # one line of the file is a spectrum
     stated = told_by.ignored(1, told)
+    nodata: Any = NODATA if stated is None else stated
+    if told.nodata is not None:
+        nodata = None if told.nodata == "none" else float(told.nodata)
     scaling, notes = told_by.scaling(bands, told)
-    cube = LazyCube(stored[..., 0], nodata=NODATA if stated is None else stated, **scaling)
+    cube = LazyCube(stored[..., 0], nodata=nodata, zeros_missing=told.zeros == "missing", **scaling)
     told_by.fields.use("spectra names")
     names = told_by.listed("spectra names")
     if names and len(names) != members:
@@ -286,6 +302,7 @@ def read_envi_library(path: Path, told: Reading) -> SpectralLibrary:
     names, classes, quantity, more = texts_of_header(told_by.fields, names, members)
     told_by.fields.carry(*PLACING)
     titled, axis, good = told_by.quantity(), told_by.axis(bands, told), told_by.flags(bands)
+    told_by.check(told)
     named = names or tuple(f"spectrum {i + 1}" for i in range(members))
     content = told_by.fields.header()
     table = Account()
@@ -329,14 +346,15 @@ def _pair(path: str | Path) -> tuple[Path, Path]:
     if header != path:
         return header, path
     stem = header.with_suffix("")
-    for suffix in (*DATA_SUFFIXES, *(s.upper() for s in DATA_SUFFIXES)):
-        if (candidate := stem.with_name(stem.name + suffix)).is_file():
-            return header, candidate
+    size = _promised(EnviHeader(header))
+    near = [stem.with_name(stem.name + suffix) for suffix in (*DATA_SUFFIXES, *(s.upper() for s in DATA_SUFFIXES))]
+    there = [path for path in near if path.is_file()]
+    if there:  # the first whose size fits; where none does, the first, so that the message says what is wrong with it
+        return header, next((path for path in there if path.stat().st_size == size), there[0])
     others = sorted(
         p for p in header.parent.iterdir()
         if p.name.startswith(f"{stem.name}.") and p.suffix.lower() != ".hdr" and p.is_file()
     )  # fmt: skip
-    size = _promised(EnviHeader(header))
     fitting = [p for p in others if p.suffix.lower() in (".tif", ".tiff") or p.stat().st_size == size]
     if len(fitting) == 1:
         return header, fitting[0]
