@@ -583,7 +583,7 @@ def test_neutral_fields_and_arrays_beside_the_cube(tmp_path):
     path.write_text(f"{path.read_text()}\ngain = 1\noffset = 0.0\n")
     assert read_scene(path).account.unknown == ("gain", "offset")
     savemat(tmp_path / "scene.mat", {"hsi": {"Data": CUBE, "scale_factor": 1e-4}})
-    with pytest.raises(ValueError, match="'hsi.scale_factor' may change the numbers.*--scale"):
+    with pytest.raises(ValueError, match=r"'hsi.scale_factor' may change the numbers.*--scale"):
         read_scene(tmp_path / "scene.mat", keys={"cube": "hsi.Data"})
 
 
