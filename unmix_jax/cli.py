@@ -100,6 +100,8 @@ def endmembers(
     counts = count_endmembers(opened)
     print(f"How many endmembers: {counts_in_words(counts)}\n")
     library, rows = extract(opened, method, counts.smallest if count == "auto" else count, seed)
+    first = [(reading.options()[axis] or (0,))[0] for axis in ("rows", "columns")]  # of the part that was opened
+    rows = [[name, *(str(int(at) + start) for at, start in zip(place, first, strict=False))] for name, *place in rows]
     print(table(rows, ("endmember", "row", "column") if len(opened.shape) == 2 else ("endmember", "pixel")))
     files = [write_library(out, library), *write_library_exports(out.with_suffix(""), library, exports)]
     print(f"\nWritten: {', '.join(map(str, files))}")

@@ -178,7 +178,7 @@ def check_shade(endmembers: SpectralLibrary, shade: str | None) -> None:
     """Refuse a shade that no endmember is named after."""
     names = library_names(endmembers)
     if shade is not None and shade not in names:
-        raise ValueError(f"no endmember is named {shade!r}; there are {', '.join(names)}")
+        raise ValueError(f"no endmember is named {shade!r}; there are {', '.join(map(repr, names))}")
 
 
 def erase(folder: Path, *, keep: tuple[str, ...] = ()) -> Path:

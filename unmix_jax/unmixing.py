@@ -97,7 +97,7 @@ def unmix_scene(
     library = match(scene, library, allow_scale_mismatch=None if found else options["allow_scale_mismatch"])
     require_valid(scene, library.good_bands)
     if options["shade"] is not None and options["shade"] not in library.names:
-        raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(library.names)}")
+        raise ValueError(f"no endmember is named {options['shade']!r}; there are {', '.join(map(repr, library.names))}")
     stages["endmembers"] = time.perf_counter()
     baseline = _baseline(library, options["baseline"])
     spectra = np.asarray(library.spectra, np.float64 if options["x64"] else np.float32)

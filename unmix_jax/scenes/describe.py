@@ -49,7 +49,7 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
     rows += [
         ("masked", masked),
         ("no-data value", _nodata(scene)),
-        ("missing or empty", f"{(missing | empty).mean():.2%} of the pixels in good bands"),
+        ("missing or empty", f"{(missing | empty).mean():.2%} of {len(pixels):,} pixels that were looked at"),
         ("values", _values(pixels[~(missing | empty)], scene)),
     ]
     if scene.endmembers is not None:
@@ -73,6 +73,8 @@ def _library(library: SpectralLibrary) -> list[tuple[str, str]]:
         rows.append(("classes", _names(tuple(sorted(set(library.classes))), len(set(library.classes)))))
     finite = spectra[np.isfinite(spectra)]
     span = f"{finite.min():.4g} to {finite.max():.4g}" if finite.size else "none is finite"
+    if finite.size and REFLECTANCE_UP_TO < np.percentile(finite, 99) <= 100:
+        span += " (per cent? then --scale 0.01, or --library-scale 0.01 of unmix)"
     rows.append(("values", span if library.quantity == UNKNOWN_QUANTITY else f"{span}: {library.quantity}"))
     rows.append(("missing", f"{np.isnan(spectra).mean():.1%} of the values"))
     return [*rows, *_metadata(library.account, library.notes)]
@@ -136,8 +138,9 @@ def _values(pixels: np.ndarray, scene: Scene) -> str:
         else "reflectance in percent, or radiance" if top <= 200
         else "reflectance × 10 000, radiance or raw counts"
     )  # fmt: skip
+    scaled = "" if top <= REFLECTANCE_UP_TO else " (--scale auto)"
     if scene.quantity == UNKNOWN_QUANTITY:
-        return f"{text}: the file does not say what they are (--quantity); they look like {looks}"
+        return f"{text}: the file does not say what they are (--quantity); they look like {looks}{scaled}"
     if scene.quantity in ("reflectance", "emissivity") and top > REFLECTANCE_UP_TO:
         return f"{text}: {scene.quantity}, but they look like {looks} (--scale)"
     return f"{text}: {scene.quantity}"

@@ -18,7 +18,7 @@ import numpy as np
 from unmix_jax.scenes.georeference import shifted
 from unmix_jax.scenes.lazy import NODATA, LazyCube, shown
 from unmix_jax.scenes.rows import Rows
-from unmix_jax.scenes.scene import Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
+from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
 
 __all__ = [
     "Entries",
@@ -221,10 +221,13 @@ def numbered(told: str | Iterable[int | str], count: int, what: str = "bands") -
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= first <= last <= count:
-            raise ValueError(
-                f"{what} are numbers from 1 to {count}, such as 1-50,60; got {part!r}"
-                + (f" in {told!r}" if part != told else "")
-            )
+            cause = (
+                "is no number or range of numbers" if not found
+                else "runs backwards" if first > last
+                else f"goes beyond the last, {count}; wavelengths are chosen with --range" if last > count
+                else "begins below 1"
+            )  # fmt: skip
+            raise ValueError(f"{what} are numbers from 1 to {count}, or ranges such as 1-{count}: {part!r} {cause}")
         chosen[first - 1 : last] = True
     return chosen
 
@@ -285,7 +288,7 @@ def finish(scene: Scene, told: Reading) -> Scene:
     scene = _windowed(scene, told)
     scene = replace(
         scene,
-        quantity=told.quantity or scene.quantity,
+        quantity=told.quantity or _quantity(scene.quantity, told),
         good_bands=_wanted_bands(scene.axis, scene.bands, scene.good_bands, told),
     )
     pixels = looked_at(scene)
@@ -317,6 +320,11 @@ def finish(scene: Scene, told: Reading) -> Scene:
             f"missing data: say so with --nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
         )
     return replace(scene, suspected_nodata=suspected, notes=(*scene.notes, *notes))
+
+
+def _quantity(stated: str, told: Reading) -> str:
+    """What the values are: ``--scale auto`` makes reflectance of what nobody names."""
+    return "reflectance" if told.scale == "auto" and stated == UNKNOWN_QUANTITY else stated
 
 
 def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
@@ -503,6 +511,12 @@ def _wanted_bands(axis: SpectralAxis | None, count: int, good: Any, told: Readin
             raise ValueError(f"a range is LOW HIGH, such as 400 2400, got {low:g} {high:g}")
         centers = np.asarray(axis.centers)
         wanted &= (centers >= low) & (centers <= high)
+        if not wanted.any():
+            unit = axis.unit.replace("-1", "⁻¹")
+            span = f"{centers.min():g} to {centers.max():g} {unit}"
+            raise ValueError(
+                f"no good band is left between {low:g} and {high:g} {unit} (--range); bands lie from {span}"
+            )
     if not wanted.any():
         raise ValueError("no good band is left of those that --bands, --range and --bad-bands choose")
     return wanted

@@ -226,6 +226,8 @@ def _refuse(path: Path, what: str, known: str) -> Reader:
     Raises:
         ValueError: always.
     """
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        raise NoSceneError(f"{path} is a workbook; {NOT_KNOWN}: save its sheet as .csv")
     raise NoSceneError(f"{path}: a {what} is {known}; {NOT_KNOWN}")
 
 
