@@ -264,7 +264,7 @@ def test_info_counts_pixels_as_unmixing_does(scene, capsys):
     cube[1, :3, 7] = -9999  # in a bad band
     np.savez(path, cube=cube, wavelength_nm=CENTERS, good_bands=np.arange(12) != 7)
     assert run("info", path) == 0
-    assert "6.25% of the pixels" in capsys.readouterr().out
+    assert "6.25% of 48 pixels" in capsys.readouterr().out
 
 
 def test_info_of_scene_and_library(scene, tmp_path, capsys):
