@@ -36,7 +36,7 @@ def test_files_that_are_no_library(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         read_library(tmp_path / "absent.csv")
     (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"a.xlsx: a library is .* this is none of these"):
+    with pytest.raises(ValueError, match=r"a.xlsx is a workbook; this is none of these: save its sheet as .csv"):
         read_library(tmp_path / "a.xlsx")
     (tmp_path / "a.csv").write_text("wavelength_nm,a\n400,0.1\n")
     with pytest.raises(ValueError, match="key 'spectra' means nothing for this format; it knows class"):
