@@ -83,7 +83,7 @@ class Pipeline:
         kept: Callable[[int, dict[str, np.ndarray]], None] | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> None:  # fmt: skip
-        """Say what is read, computed and written, and who is told of blocks that are; nothing is begun."""
+        """Set what is read, computed and written, and the callbacks for finished blocks; nothing is started."""
         self.scene, self.tiles, self.plan, self.journal, self.out = scene, tiles, plan, journal, out
         self._keyed, self._kept, self._progress = keyed, kept, progress
         self._double = bool(jax.config.read("jax_enable_x64"))

@@ -112,7 +112,7 @@ def _penalty(mineral: Dispersion, target: Target) -> Array:
 
 
 def _normal(mineral: Dispersion, target: Target) -> _Normal:
-    """What a step of Gauss and Newton needs; the cost is infinite where the weights leave the box."""
+    """What a Gauss–Newton step needs; the cost is infinite where the weights leave their bounds."""
     residual, slopes = weighted(mineral, target)
     price = jnp.zeros_like(flat(mineral)).at[2 * mineral.frequency.size : 3 * mineral.frequency.size].set(target.l1)
     last, box = mineral.weights[-1], target.box

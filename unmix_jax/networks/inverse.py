@@ -245,7 +245,7 @@ def learn_inverse(
         An `InverseUnmixer`.
 
     Raises:
-        ValueError: fewer than two endmembers or fewer than a mixture shall have, groups that fit neither endmembers nor
+        ValueError: fewer than two endmembers or fewer than a mixture needs, groups that fit neither endmembers nor
             examples, an unknown encoder, nothing to train, or a training that met a loss that is not finite (its
             checkpoint is deleted).
     """
