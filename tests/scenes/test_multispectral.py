@@ -6,6 +6,7 @@ import rasterio
 from rasterio.transform import Affine
 
 from unmix_jax.scenes.library import match, resample
+from unmix_jax.scenes.readers import read_scene
 from unmix_jax.scenes.readers.sensors.multispectral import (
     is_landsat,
     is_sentinel2,
@@ -414,3 +415,26 @@ def test_two_scenes_in_a_folder_are_told_apart(tmp_path):
     assert read_landsat(tmp_path / f"{STEM}_MTL.txt", Reading()).name == STEM
     with pytest.raises(ValueError, match="must hold one Landsat scene, it holds 2"):
         read_landsat(tmp_path, Reading())
+
+
+def test_landsat_stacks_have_the_bands_of_their_satellite(tmp_path):
+    import rasterio
+
+    stored = np.random.default_rng(4).integers(7_500, 25_000, (3, 5, 4)).astype("u2")
+    stored[:, 0, 0] = 0
+    path = tmp_path / "LC08_stack.tif"
+    place = rasterio.Affine(30, 0, 500_000, 0, -30, 4_000_000)
+    about = {"width": 4, "height": 5, "count": 3, "dtype": "uint16", "crs": "EPSG:32633", "transform": place}
+    with rasterio.open(path, "w", driver="GTiff", **about) as raster:
+        raster.write(stored)
+        raster.descriptions = ("SR_B2", "SR_B4", "SR_B5")
+    with pytest.warns(UserWarning, match="that of Collection 2 is taken"):
+        scene = read_scene(path)
+    np.testing.assert_allclose(scene.axis.centers, sensor_axis("landsat8", ["B2", "B4", "B5"]).centers)
+    assert scene.axis.responses is not None
+    assert (scene.quantity, scene.stated_nodata) == ("reflectance", 0)
+    values = np.asarray(scene.cube)
+    assert np.isnan(values[0, 0]).all()
+    np.testing.assert_allclose(values[1:], np.moveaxis(stored, 0, -1)[1:] * 2.75e-05 - 0.2, rtol=1e-5)
+    path.rename(tmp_path / "other.tif")
+    assert read_scene(tmp_path / "other.tif").axis is None

@@ -44,6 +44,7 @@ SCENES = (
     Format("sensors.hyperion:read_hyperion", (), "sensors.hyperion:is_hyperion", product=True),
     Format("sensors.multispectral:read_sentinel2", (), "sensors.multispectral:is_sentinel2", product=True),
     Format("sensors.multispectral:read_landsat", (), "sensors.multispectral:is_landsat", product=True),
+    Format("sensors.multispectral:read_landsat_stack", (".tif", ".tiff"), "sensors.multispectral:is_landsat_stack"),
     Format("sensors.multispectral:read_sentinel2_stack", (".tif", ".tiff"), "sensors.multispectral:is_sentinel2_stack"),
     Format("geotiff:read_geotiff", (".tif", ".tiff")),
     Format("netcdf.netcdf:read_netcdf", (".nc", ".nc4", ".h5", ".hdf5", ".he5", ".hdf"), keys=True),

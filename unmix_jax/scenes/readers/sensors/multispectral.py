@@ -79,6 +79,8 @@ SATELLITE = re.compile(r"(?<![A-Za-z0-9])S(?:entinel)?-?2-?([A-D])(?![A-Za-z0-9]
 SENTINEL2 = re.compile(r"(?<![A-Za-z0-9])(?:S2[A-D]|Sentinel[- ]?2[A-D]?)(?![A-Za-z0-9])", re.IGNORECASE)
 # Names of Landsat and of NASA's harmonized HLS, whose bands are called as those of Sentinel-2 and scaled otherwise.
 OTHERS = re.compile(r"(?<![A-Za-z0-9])(?:L[COTEM]0[4-9]|HLS|(?:HLS)?[LS]30)(?![A-Za-z0-9])", re.IGNORECASE)
+LANDSAT = re.compile(r"(?<![A-Za-z0-9])(?:L[COTEM]0|Landsat[- ]?)([45789])(?![0-9])", re.IGNORECASE)
+LANDSAT_BAND = re.compile(r"(?:SR_)?B0?([1-7])", re.IGNORECASE)
 STACKED = re.compile(r"B(?:0?[1-9]|1[0-2]|8A)", re.IGNORECASE)
 # Groups of the metadata on where, when and how, and coefficients of other products: no reflectance depends on them.
 CARRIED = ("General_Info/Product_Info", "General_Info/Product_Image_Characteristics/", "Geometric_Info/",
@@ -311,6 +313,52 @@ def read_sentinel2_stack(path: Path, told: Reading) -> Scene:
                 "--offset -0.1"
             )
         cube = LazyCube(Marked(cube.source, [SATURATED]), **scaling)
+    return replace(
+        scene, cube=cube, axis=axis, stated_nodata=fill, quantity="reflectance", notes=(*scene.notes, *notes)
+    )
+
+
+def is_landsat_stack(path: Path) -> bool:
+    """Whether a GeoTIFF is a stack of Landsat bands: they are described ``SR_B4``, and its name says which Landsat."""
+    if LANDSAT.search(path.name[:200].replace("_", " ")) is None:
+        return False
+    names, _ = _described(path)
+    bands = [LANDSAT_BAND.fullmatch(name) for name in names]
+    return bool(bands) and all(bands) and len({found[1] for found in bands if found}) == len(bands)
+
+
+def read_landsat_stack(path: Path, told: Reading) -> Scene:
+    """Open a GeoTIFF of Landsat Collection 2 level 2 surface reflectance; the cube stays in the file.
+
+    Args:
+        path: a GeoTIFF named after its satellite (``LC08_…``), whose bands are described ``SR_B2``, ``SR_B3``, …
+        told: what the user says.
+
+    Returns:
+        Reflectance, [row, column, band], with the responses of its bands. Whole numbers without a scale of their own
+        have that of Collection 2, which a note says.
+
+    Raises:
+        ValueError: no such GeoTIFF, bands that the satellite does not have, tags that cannot be honoured.
+        ImportError: rasterio is not installed.
+    """
+    scene = read_geotiff(path, told)
+    satellite = LANDSAT.search(path.name[:200].replace("_", " "))
+    bands = [LANDSAT_BAND.fullmatch(str(name).strip()) for name in scene.header.get("band names", ())]
+    if satellite is None or len(bands) != scene.bands or not all(bands):
+        raise ValueError(f"{path} is no stack of Landsat bands: name it LC08_... and its bands SR_B2 and so on")
+    told.unit_of("nm", str(path))
+    axis = sensor_axis(f"landsat{satellite[1]}", [f"B{found[1]}" for found in bands if found])
+    cube, fill, notes = scene.cube, scene.stated_nodata, []
+    if np.dtype(cube.source.dtype).kind in "iu":
+        scaling = cube.scaling
+        if fill is None:
+            fill = scaling["nodata"] = FILL
+        plain = scaling["divisor"] == 1 and np.all(scaling["gain"] == 1) and np.all(scaling["offset"] == 0)
+        if told.scale is None and plain:
+            scaling["gain"], scaling["offset"] = SCALE, SHIFT
+            notes.append(f"the file states no scale: that of Collection 2 is taken, stored x {SCALE:g} {SHIFT:+g}")
+        cube = LazyCube(cube.source, **scaling)
     return replace(
         scene, cube=cube, axis=axis, stated_nodata=fill, quantity="reflectance", notes=(*scene.notes, *notes)
     )
