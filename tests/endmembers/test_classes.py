@@ -1,6 +1,8 @@
 """Classes of endmembers: sums, shade that is divided out, covariances, and what is refused."""
 
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +106,24 @@ def test_dropping_without_classes_is_removing_the_shade():
     ours = group(solution, classes_of(NAMES, NAMES, drop=("black",)))
     assert_close(ours.abundances, remove_shade(solution, 2).abundances)
     assert ours.covariance is None
+
+
+@each_kind
+@each_case
+@pytest.mark.usefixtures("x64")
+def test_the_bound_is_that_of_the_fractions(options, kind):
+    """No abundances within the bound of those that were found have fractions farther than theirs."""
+    x, _ = drawn((6,))
+    bound = np.array([0.0, 1e-9, 1e-4, 1e-2, np.inf, np.nan])
+    solution = replace(solution_of(kind(x)), abundance_bound=kind(bound))
+    found = group(solution, classes_of(NAMES, OF, **options))
+    known = np.isfinite(bound)
+    np.testing.assert_array_equal(np.asarray(found.abundance_bound)[~known], bound[~known])
+    corners = np.array(list(product((-1.0, 1.0), repeat=len(NAMES))))
+    moved = np.apply_along_axis(oracle, -1, x[known][:, None] + bound[known][:, None, None] * corners, options)
+    far = np.abs(moved - np.asarray(found.abundances)[known][:, None]).max((1, 2))
+    assert (far <= np.asarray(found.abundance_bound)[known]).all()
+    assert (np.asarray(found.abundance_bound)[known] < 20 * bound[known] + 1e-14).all()
 
 
 def test_a_mapping_may_share_an_endmember_and_leave_a_class_empty():

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from unmix_jax.linalg import matmul
 from unmix_jax.scenes.scene import SpectralLibrary
+from unmix_jax.solvers.shares import bound_of_shares, bound_of_sums
 from unmix_jax.types import Solution
 
 __all__ = ["Classes", "classes_of", "group"]
@@ -137,8 +138,8 @@ def group(solution: Solution, classes: Classes) -> Solution:
         classes: which of them belong together.
 
     Returns:
-        The solution with the fractions in place of the abundances and their covariance where it had one; all other
-        fields are those of the fit (`unique` still speaks of the endmembers).
+        The solution with the fractions in place of the abundances, and their covariance and bound where it had them;
+        all other fields are those of the fit (`unique` and `converged` still speak of the endmembers).
 
     Raises:
         ValueError: the solution has another number of endmembers.
@@ -150,7 +151,16 @@ def group(solution: Solution, classes: Classes) -> Solution:
     if covariance is not None:
         jacobian = classes.jacobian(solution.abundances)
         covariance = _product(_product(jacobian, covariance), jacobian.swapaxes(-1, -2))
-    return replace(solution, abundances=classes(solution.abundances), covariance=covariance)
+    fractions = classes(solution.abundances)
+    bound = solution.abundance_bound
+    if bound is not None:
+        x, matrix, lit = classes._like(solution.abundances)
+        summed = matrix.sum(-1)
+        if classes.renormalised:
+            bound = bound_of_shares(fractions, _product(x, lit), bound, summed=summed, divided=lit.sum())
+        else:
+            bound = bound_of_sums(fractions, bound, summed=summed.max())
+    return replace(solution, abundances=fractions, covariance=covariance, abundance_bound=bound)
 
 
 def _table(names: tuple[str, ...], of: Any) -> dict[str, np.ndarray]:
