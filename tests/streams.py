@@ -3,6 +3,7 @@
 As a script it is one process of a run: ``python streams.py SCENE.hdr OUT SLEEP [COORDINATOR COUNT NUMBER [GAIN]]``.
 """
 
+import dataclasses
 import hashlib
 import sys
 import time
@@ -35,6 +36,18 @@ class Toy(eqx.Module):
             converged=pixel[0] > 10,
             fitted={"peak": jnp.max(pixel), "count": jnp.asarray(5, jnp.int16)},
         )
+
+
+class Bounded(Toy):
+    """With a bound on abundances, infinite for some pixels."""
+
+    def __call__(self, pixel, *, key=None):
+        bound = jnp.where(pixel[1] > 70, jnp.inf, 1e-4 * pixel[1])
+        return dataclasses.replace(super().__call__(pixel, key=key), abundance_bound=bound)
+
+
+def bounded():
+    return Bounded(jnp.asarray([1.0, 2.0], jnp.float32))
 
 
 def toy():

@@ -92,6 +92,25 @@ def test_paths_are_those_that_are_written(tmp_path):
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written if path.suffix == ".png")
 
 
+@pytest.mark.parametrize("shape", [(5, 6), (30,)])
+def test_every_export_has_the_bound_on_abundances(tmp_path, shape):
+    """Infinite where there is none; nothing where the pixel is masked."""
+    _, scene, abundances, residual, converged = run_of(tmp_path / "without", shape)
+    bound = np.resize(np.float32([1e-5, np.inf, 0.1234567]), shape) + 0 * residual
+    solution = Solution(abundances, residual, residual, np.ones(shape, int), converged, abundance_bound=bound)
+    library = read_results(tmp_path / "without").endmembers
+    results = write_results(tmp_path / "run", solution, scene, endmembers=library)
+    written = {path.name: path for path in write_exports(tmp_path / "run", results, scene, export.KINDS)}
+    assert "abundance_bound.png" in written
+    heading, rows = table_of(written["abundances.csv"])
+    assert heading[-3:] == ["residual (radiance)", "bound on abundances", "converged"]
+    np.testing.assert_array_equal(np.float32(numbers(rows, [-2])[:, 0]), bound.reshape(-1))
+    assert rows[0][-2] == ""
+    held = loadmat(written["abundances.mat"])["abundance_bound"]
+    np.testing.assert_array_equal(held.reshape(-1), bound.reshape(-1))
+    assert held.shape == (shape if len(shape) == 2 else (30, 1))
+
+
 # ---- CSV
 
 

@@ -1,5 +1,6 @@
 """Metrics against closed forms and SciPy, alignment, and the score of a solution."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import jax
@@ -199,6 +200,31 @@ def test_score_without_references_says_what_it_can(toy):
         "gap_max",
         "reconstruction_rmse",
     }
+
+
+@pytest.mark.parametrize(
+    ("bounds", "certified", "largest", "median", "without"),
+    [
+        ((1e-5, 3e-5, 2e-5, 1e-2), 2 / 4, 1e-2, 2.5e-5, 0.0),
+        ((1e-5, np.inf, 3e-5, np.nan), 2 / 4, 3e-5, 2e-5, 0.5),
+        ((np.inf,) * 4, 0.0, np.nan, np.nan, 1.0),
+    ],
+)
+def test_score_says_what_is_certified(bounds, certified, largest, median, without):
+    """The second pixel has no gap, and what is above the limit or infinite did not converge."""
+    abundances = np.full((5, 2), 0.5, np.float32)
+    abundances[4] = np.nan  # masked
+    bound = np.asarray([*bounds, np.nan], np.float32)
+    solution = replace(
+        solved(abundances), abundance_bound=bound, gap=np.asarray([1e-7, np.nan, 1e-7, 1e-7, np.nan], np.float32),
+        converged=bound < 1e-3,
+    )  # fmt: skip
+    numbers = score(solution, Scene(np.ones((5, 8), np.float32)))
+    expected = {
+        "certified_share": certified, "abundance_bound_max": largest, "abundance_bound_median": median,
+        "without_bound_share": without,
+    }  # fmt: skip
+    np.testing.assert_allclose([numbers[name] for name in expected], list(expected.values()), rtol=1e-6)
 
 
 def test_score_sums_endmembers_into_the_classes_of_the_reference():

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.text import Text
 
 from unmix_jax import plots
 from unmix_jax.endmembers.identifiability import identifiability
 from unmix_jax.plots.identifiability import bounds
 from unmix_jax.plots.style import DASHES, FILLS, PALETTE, REST, distinct, figure_of, words
+from unmix_jax.plots.unmixing import NO_BOUND
 from unmix_jax.scenes.composite import composite
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.types import Solution
@@ -73,6 +74,9 @@ def test_every_scene_can_be_drawn(shape):
         plots.abundance_maps(solution.abundances, library.names),
         plots.residual_map(solution.residual),
         plots.gap_map(solution.gap),
+        plots.abundance_bound_map(solution.gap),
+        plots.abundance_bound_map(np.where(np.arange(np.prod(shape)).reshape(shape) % 2, np.inf, solution.gap)),
+        plots.abundance_bound_map(np.full(shape, np.inf)),
         plots.winner_map(np.arange(np.prod(shape)).reshape(shape) % 2, ("linear", "bilinear")),
         plots.endmember_curves(library),
         plots.fits(scene, solution, library),
@@ -380,6 +384,9 @@ FIGURES = {
     "residual": lambda: plots.residual_map(np.ones((3, 4)), unit="$Q_" * 30, title="$t " * 60),
     "residuals of a list": lambda: plots.residual_map(np.arange(5.0), unit="$Q_" * 30),
     "gap, tall": lambda: plots.gap_map(np.full((60, 10), 1e-6)),
+    "bounds on abundances": lambda: plots.abundance_bound_map(np.array([[1e-6, np.inf], [1e-3, np.nan]])),
+    "bounds, tall": lambda: plots.abundance_bound_map(np.full((60, 10), np.inf), title="$t " * 60),
+    "bounds of a list": lambda: plots.abundance_bound_map(np.array([1e-6, np.inf, 1e-3, np.nan])),
     "winners": lambda: plots.winner_map(np.arange(60).reshape(6, 10), hostile(60), title="$t " * 60),
     "winners, tall": lambda: plots.winner_map(np.arange(60).reshape(30, 2) % 3, hostile(3), title="$t " * 60),
     "winners of a list": lambda: plots.winner_map(np.arange(60), hostile(60), title="$t " * 60),
@@ -389,6 +396,21 @@ FIGURES = {
     "one run": lambda: runs_of(1),
     "bounds": lambda: bounds_of(13),
 }
+
+
+def test_a_pixel_without_a_bound_is_neither_blank_nor_of_the_scale():
+    bound = np.array([[1e-6, np.inf, 1e-3], [np.nan, 0.0, np.inf]])
+    figure = plots.abundance_bound_map(bound)
+    (image,) = figure.axes[0].images
+    colours = image.cmap(image.norm(image.get_array()))
+    red = to_rgba(NO_BOUND)
+    np.testing.assert_array_equal((colours == red).all(-1), np.isinf(bound))
+    assert colours[1, 0, 3] == 0  # blank
+    assert (abs(image.cmap(np.linspace(0, 1, 256)) - red).max(-1) > 0.2).all()
+    assert any("red: none" in axis.get_ylabel() for axis in figure.axes)
+    points = plots.abundance_bound_map(bound.reshape(-1)).axes[0].lines
+    np.testing.assert_array_equal(points[1].get_xdata(), [1, 5])
+    np.testing.assert_array_equal(np.isfinite(points[0].get_ydata()), [True, False, True, False, True, False])
 
 
 @pytest.mark.parametrize("name", FIGURES)

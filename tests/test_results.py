@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
+from unmix_jax.report import write_run_report
 from unmix_jax.results import (
     OWN_FILES,
     check_folder,
@@ -153,6 +154,86 @@ def test_the_record_says_what_was_run(run):
     assert record["timings_s"] == {"unmix": 0.5}
     assert {"unmix_jax", "jax", "numpy", "python", "device"} <= record["environment"].keys()
     assert sum(record["mean_abundances"]) == pytest.approx(1, abs=1e-5)
+
+
+BOUNDS = {
+    "all proved": (1e-9, 1e-8, 1e-7, 3e-7, 2e-7, 0.0),
+    "some too large": (1e-9, 5e-7, 2e-2, 9e-4, 1e-4, 0.3),
+    "some not unique": (1e-9, np.inf, 1e-5, np.inf, 1e-4, 1e-9),
+    "some undefined": (1e-9, np.nan, np.inf, 1e-8, 1e-7, 1e-6),
+    "none proved": (np.inf,) * 6,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("told", [None, (True, False, True, True, True, True)], ids=["", "unique"])
+@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.usefixtures("x64")
+def test_the_record_says_what_was_proved(tmp_path, name, told, dtype):
+    """Counts over the pixels that are not masked, of the gap and of the bound, against plain loops."""
+    from spectral.io import envi
+
+    limit, tolerance = {np.float32: (1e-3, 3e-5), np.float64: (1e-6, 1e-12)}[dtype]
+    scene, library, abundances = make_scene((7,))
+    values, bounds = abundances.astype(dtype), BOUNDS[name]
+    values[0] = np.nan  # masked
+    gaps = np.array([np.nan, 0.9 * tolerance, 1.1 * tolerance, 0, np.nan, 1e-16, 0.5], dtype)
+    bound = None if bounds is None else np.array([np.nan, *bounds], dtype)
+    unique = None if told is None else np.array([False, *told])
+    solution = Solution(values, np.abs(gaps), gaps, np.ones(7, int), gaps < 1e-3, unique=unique, abundance_bound=bound)
+    record = write_results(tmp_path, solution, scene, endmembers=library).record
+    assert record["gap"] == {
+        "worst": pytest.approx(0.5), "median": pytest.approx(0.9 * tolerance), "tolerance": tolerance, "reached": 3,
+        "reached_share": 0.5,
+    }  # fmt: skip
+    back = read_results(tmp_path)
+    assert back.record == record
+    if bounds is None:
+        assert record["abundance_bound"] is back.solution.abundance_bound is None
+        assert not (tmp_path / "abundance_bound.img").exists()
+        return
+    known = [b for b in bound[1:].tolist() if np.isfinite(b)]
+    without = 6 - len(known)
+    open_ = sum(not np.isfinite(b) and not u for b, u in zip(bounds, told or (), strict=False))
+    assert record["abundance_bound"] == {
+        "limit": limit, "within": sum(b <= limit for b in known),
+        "within_share": pytest.approx(sum(b <= limit for b in known) / 6), "largest": max(known, default=None),
+        "median": pytest.approx(np.median(known)) if known else None, "without": without,
+        "without_not_unique": None if told is None else open_,
+    }  # fmt: skip
+    np.testing.assert_array_equal(back.solution.abundance_bound, bound)
+    assert back.solution.abundance_bound.dtype == dtype
+    image = envi.open(str(tmp_path / "abundance_bound.hdr"))
+    assert image.metadata["band names"] == ["bound on abundances"]
+    np.testing.assert_array_equal(
+        np.asarray(image.load()).reshape(-1), np.float32(np.where(np.arange(7) == 0, -9999, np.nan_to_num(
+            bound, nan=-9999, posinf=np.inf))),
+    )  # fmt: skip
+    notes = [note for note in record["notes"] if "no bound on abundances" in note]
+    assert len(notes) == (without > open_)
+    for note in notes:
+        assert note.startswith(f"{without - open_} of 6 pixels have no bound on abundances: endmembers depend on each")
+        assert ("--x64" in note) == (dtype == np.float32)
+
+
+def test_a_run_of_an_earlier_version_is_read(tmp_path):
+    """It has no bounds, and its record neither counts nor tolerance."""
+    import shutil
+
+    scene, library, abundances = make_scene()
+    bound = np.full((4, 6), 1e-5, np.float32)
+    write_results(tmp_path, make_solution(abundances, abundance_bound=bound), scene, endmembers=library)
+    shutil.rmtree(tmp_path / "results.zarr" / "abundance_bound")
+    path = tmp_path / "record.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["abundance_bound"], record["gap"]["tolerance"], record["gap"]["reached"], record["gap"]["reached_share"]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    back = read_results(tmp_path)
+    assert back.solution.abundance_bound is None
+    report = write_run_report(tmp_path / "report.html", back, scene).read_text(encoding="utf-8")
+    assert "no bound on abundances" in report
+    assert "pixels converged" in report
 
 
 @pytest.mark.parametrize("unit", ["nm", "cm-1"])

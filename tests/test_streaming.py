@@ -17,7 +17,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import streams
-from streams import BANDS, COLUMNS, LIBRARY, NODATA, ROWS, bytes_of, cube, stream, toy, write_envi
+from streams import BANDS, COLUMNS, LIBRARY, NODATA, ROWS, bounded, bytes_of, cube, stream, toy, write_envi
 
 from unmix_jax import Scene, plan_run, planning, read_results, read_scene, resuming, unmix, write_results
 from unmix_jax.resuming import check_run
@@ -175,6 +175,45 @@ def test_an_envi_scene_gives_geotiffs_a_place(tmp_path, turned):
         assert file.crs.to_epsg() == 32611
         np.testing.assert_allclose(file.transform[:6], wanted.transform[:6], rtol=1e-9)
         assert bool(file.transform.b) == bool(turned)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("maps", [("envi",), ("geotiff",), ("envi", "geotiff")])
+def test_the_bound_on_abundances_has_a_map(scene, tmp_path, maps):
+    """Infinite stays infinite, since -9999 is for pixels that are masked; as many bytes as were promised."""
+    import rasterio
+
+    plans = []
+    record = stream(scene, tmp_path / "out", bounded(), maps=maps, planning=plans.append)
+    wanted = unmix(bounded(), scene).abundance_bound
+    np.testing.assert_array_equal(read_results(tmp_path / "out").solution.abundance_bound, wanted)
+    assert np.isinf(wanted).any()
+    assert np.isnan(wanted).any()
+    for end in ({"envi": ".img", "geotiff": ".tif"}[kind] for kind in maps):
+        with rasterio.open(tmp_path / "out" / f"abundance_bound{end}") as file:
+            assert file.nodata == NODATA
+            assert file.descriptions == ("bound on abundances",)
+            np.testing.assert_array_equal(file.read(1), np.where(np.isnan(wanted), NODATA, wanted))
+    valid = wanted[~np.isnan(wanted)]
+    known = valid[np.isfinite(valid)]
+    assert record["abundance_bound"] == {
+        "limit": 1e-3, "within": int((known <= 1e-3).sum()),
+        "within_share": pytest.approx((known <= 1e-3).sum() / valid.size), "largest": float(known.max()),
+        "median": pytest.approx(np.median(known)), "without": valid.size - known.size, "without_not_unique": None,
+    }  # fmt: skip
+    inner = 4 * 2 + 4 * 4 + 2 + 4 + 1  # two abundances, four floats, int16, int32 and bool
+    assert plans[0].output_bytes == ROWS * COLUMNS * (inner + 4 * len(maps) * (2 * 2 + 3))
+
+
+def test_an_unfinished_run_with_other_arrays_is_refused(scene, tmp_path):
+    """As of an earlier version of a method, which had no bound on abundances."""
+    with pytest.raises(Stop):
+        stream(scene, tmp_path / "out", progress=stopping(3))
+    path = tmp_path / "out" / "unfinished" / "run.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**run, "results": [*run["results"], "other"]}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"unfinished run of something else: results was .*'other'"):
+        stream(scene, tmp_path / "out")
 
 
 def test_progress_counts_every_pixel_and_what_did_not_converge(scene, tmp_path):

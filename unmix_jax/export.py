@@ -1,13 +1,15 @@
 """Results for other programs: MATLAB and CSV files, figures, and the table of a list of spectra.
 
-- ``abundances.mat`` (version 5): ``abundances`` [row, column, endmember], ``residual``, ``gap``, ``converged``; the
-  spectra under the names of the project's scene file (``endmembers``, ``names`` as a cell array, ``wavelength_nm`` or
-  ``wavenumber_cm1``, ``wavelength_unit``, ``fwhm``, ``good_bands``); ``quantity`` of the values; ``pixel_names`` of a
-  list; ``crs`` and ``transform`` of an image with a place.
+- ``abundances.mat`` (version 5): ``abundances`` [row, column, endmember], ``residual``, ``gap``, ``converged`` and,
+  where the solver has one, ``abundance_bound`` (Inf where nothing is proved); the spectra under the names of the
+  project's scene file (``endmembers``, ``names`` as a cell array, ``wavelength_nm`` or ``wavenumber_cm1``,
+  ``wavelength_unit``, ``fwhm``, ``good_bands``); ``quantity`` of the values; ``pixel_names`` of a list; ``crs`` and
+  ``transform`` of an image with a place.
 - ``abundances.csv``: one line per pixel, masked ones with empty cells: ``row``, ``column`` (from 0) and, where the
   scene has a place, ``x`` and ``y`` of the centre of the pixel or its ``longitude`` and ``latitude``; of a list,
-  ``spectrum`` (from 0) and ``name``; then the abundances as fractions, the residual, and 1 or 0 for converged. The
-  coordinate system of x and y is in ``abundances.prj``, as WKT.
+  ``spectrum`` (from 0) and ``name``; then the abundances as fractions, the residual, the bound on abundances where the
+  solver has one (inf where nothing is proved), and 1 or 0 for converged. The coordinate system of x and y is in
+  ``abundances.prj``, as WKT.
 - ``figures/``: the pictures of the report as PNG.
 
 Each file has another name until it is whole. The CSV file is written in blocks, so that its memory does not grow with
@@ -249,6 +251,8 @@ def _figures(results: Results, scene: Scene, every: int, baseline: Any, weights:
     yield "residual", plots.residual_map(solution.residual, unit=scene.quantity, every=every)
     if np.isfinite(np.asarray(solution.gap)).any():
         yield "gap", plots.gap_map(solution.gap, every=every)
+    if solution.abundance_bound is not None and not np.isnan(np.asarray(solution.abundance_bound)).all():
+        yield "abundance_bound", plots.abundance_bound_map(solution.abundance_bound, every=every)
     if weights is not None:
         solution = eqx.tree_at(lambda s: s.abundances, solution, weights)
     yield "fits", plots.fits(scene, solution, library, baseline=baseline, every=every)
@@ -267,7 +271,9 @@ def _write_mat(path: Path, group: Any, results: Results, scene: Scene) -> None:
     if scene.pixel_names:
         texts["pixel_names"] = scene.pixel_names
     arrays: dict[str, Any] = {
-        name: np.asarray(group[name][...]) for name in (STEM, "residual", "gap", "converged") if name in group
+        name: np.asarray(group[name][...])
+        for name in (STEM, "residual", "gap", "abundance_bound", "converged")
+        if name in group
     }
     if len(scene.shape) == 1:
         arrays = {name: values.reshape(len(values), -1) for name, values in arrays.items()}  # MATLAB has no plain lists
@@ -303,19 +309,23 @@ def _cells(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 def _write_csv(path: Path, group: Any, results: Results, scene: Scene) -> None:
     """``abundances.csv``, block of rows by block."""
     where, places = _places(scene)
-    names = _apart_from(library_names(results.endmembers), [*where, "name", "converged"])
+    bound = ["abundance_bound"] if "abundance_bound" in group else []
+    names = _apart_from(library_names(results.endmembers), [*where, "name", "bound on abundances", "converged"])
     single = group[STEM].dtype.itemsize == 4
     number = "%.9g" if single else "%.17g"  # the fewest digits that give back every number
     lead = "".join("%d," if title in ("row", "column", "spectrum") else "%.12g," for title in where)
-    rest = ",".join([*([number] * (len(names) + 1)), "%d\n"])
+    rest = ",".join([*([number] * (len(names) + 1 + len(bound))), "%d\n"])
     labels = [f"{_quoted(to_cell(name))}," for name in scene.pixel_names]
-    titles = [*where, *(["name"] if labels else []), *names, to_cell(f"residual ({scene.quantity})"), "converged"]
+    residual = to_cell(f"residual ({scene.quantity})")
+    proved = ["bound on abundances"] if bound else []
+    titles = [*where, *(["name"] if labels else []), *names, residual, *proved, "converged"]
+    kept = (STEM, "residual", *bound, "converged")
     step = max(1, BLOCK_BYTES // (math.prod(scene.shape[1:]) * len(titles) * 8))
     chunk = group[STEM].chunks[0]  # is read as a whole in any case
     with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
         file.write(",".join(map(_quoted, titles)) + "\n")
         for start in range(0, scene.shape[0], chunk):
-            held = [np.asarray(group[name][start : start + chunk]) for name in (STEM, "residual", "converged")]
+            held = [np.asarray(group[name][start : start + chunk]) for name in kept]
             for first in range(start, start + len(held[0]), step):
                 rows = slice(first, min(first + step, start + len(held[0])))
                 values, *others = (of[rows.start - start : rows.stop - start] for of in held)

@@ -278,9 +278,11 @@ def score(
 
     Returns:
         Numbers by name: always ``pixels_scored``, ``pixels_total``, ``converged_share``, ``gap_max`` and
-        ``reconstruction_rmse`` (unit of the scene); ``mean_sad`` and ``sad_<name>`` (radians) with reference
-        endmembers; ``rmse``, ``rmse_per_endmember``, ``rmse_<name>``, ``summed_squared_error``, ``sre`` and
-        ``abundance_pixels_scored`` with reference abundances, and then ``coverage_1sigma`` and
+        ``reconstruction_rmse`` (unit of the scene); ``certified_share`` (optimum reached, and abundances proven within
+        the solver's limit of it), ``abundance_bound_max`` and ``abundance_bound_median`` (of the finite bounds) and
+        ``without_bound_share`` where the solution has bounds on abundances; ``mean_sad`` and ``sad_<name>`` (radians)
+        with reference endmembers; ``rmse``, ``rmse_per_endmember``, ``rmse_<name>``, ``summed_squared_error``, ``sre``
+        and ``abundance_pixels_scored`` with reference abundances, and then ``coverage_1sigma`` and
         ``coverage_2sigma`` where the solution carries a covariance.
 
     Raises:
@@ -300,6 +302,8 @@ def score(
         "gap_max": float(np.nanmax(gap)) if np.isfinite(gap).any() else float("nan"),
         "reconstruction_rmse": float(np.sqrt(np.mean(np.asarray(solution.residual)[scored] ** 2))),
     }
+    if solution.abundance_bound is not None:
+        numbers |= _bounds(np.asarray(solution.abundance_bound)[scored], gap, np.asarray(solution.converged)[scored])
     order = None
     if endmembers is not None and scene.endmembers is not None:
         order, angles = _score_endmembers(endmembers, scene)
@@ -307,6 +311,17 @@ def score(
     if scene.abundances is not None:
         numbers |= _score_abundances(solution, scene, scored, order)
     return numbers
+
+
+def _bounds(bound: np.ndarray, gap: np.ndarray, converged: np.ndarray) -> dict[str, float]:
+    """What is proved of the scored pixels; a solver with bounds says ``converged`` where gap and bound are small."""
+    known = np.isfinite(bound)
+    return {
+        "certified_share": float((converged & known & np.isfinite(gap)).mean()),
+        "abundance_bound_max": float(bound[known].max()) if known.any() else float("nan"),
+        "abundance_bound_median": float(np.median(bound[known])) if known.any() else float("nan"),
+        "without_bound_share": float(1 - known.mean()),
+    }
 
 
 def _score_endmembers(endmembers: Any, scene: Scene) -> tuple[np.ndarray, dict[str, float]]:

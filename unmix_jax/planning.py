@@ -102,7 +102,8 @@ def plan_run(
     options: dict[str, Any] = {"good_bands": good_bands, "nodata": scene.nodata, "key": key, "devices": devices}
     shapes = named(Tiles(unmixer, bands, dtype, LEAST, **options).shapes())
     pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in shapes.values())
-    mapped = 4 * maps * (2 * math.prod(shapes["abundances"].shape) + 2)  # with those without shade
+    single = sum(name in shapes for name in ("residual", "gap", "abundance_bound"))
+    mapped = 4 * maps * (2 * math.prod(shapes["abundances"].shape) + single)  # with those without shade
     with Rows(scene.cube) as source:
         chunk = 0 if source.chunk == 1 else source.chunk * wide
     chosen = tile, strip, block

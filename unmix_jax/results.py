@@ -23,6 +23,7 @@ from unmix_jax.scenes.library_files import KEYS, library_arrays, library_names, 
 from unmix_jax.scenes.ortho import check_ortho, grid_rows, take
 from unmix_jax.scenes.scene import Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.writers import MapFile
+from unmix_jax.solvers.active_set import abundance_tolerance, tolerance
 from unmix_jax.solvers.least_squares import remove_shade
 from unmix_jax.store import UNFINISHED, Store, claim, named, open_group, solution_of, write_json
 from unmix_jax.types import Solution
@@ -40,7 +41,7 @@ __all__ = [
 
 RECORD = "record.json"
 ARRAYS = "results.zarr"
-MAPS = ("abundances", "abundances_without_shade", "residual", "gap", "location")
+MAPS = ("abundances", "abundances_without_shade", "residual", "gap", "abundance_bound", "location")
 OWN_FILES = (
     RECORD,
     ARRAYS,
@@ -57,11 +58,11 @@ OWN_FILES = (
     *(f"{name}{ext}" for name in MAPS for ext in (".img", ".hdr", ".tif")),
 )
 BLOCK_BYTES = 16 * 2**20  # of abundances, in one chunk of what is written at once
-MEDIAN_OF = 1_000_000  # gaps
+MEDIAN_OF = 1_000_000  # gaps, and bounds on abundances
 GRID_BYTES = 64 * 2**20  # of layers that are put on a grid at once; one at least
 LOCATION_BYTES = 16 * 2**20  # of longitudes and latitudes that are written at once
 ENDS = {"envi": ".hdr", "geotiff": ".tif"}
-LOOKED_AT = ("abundances", "residual", "gap", "steps", "converged", "unique")
+LOOKED_AT = ("abundances", "residual", "gap", "steps", "converged", "unique", "abundance_bound")
 
 
 @dataclass(frozen=True)
@@ -235,12 +236,27 @@ class Finisher:
             "residual": ((f"RMS residual ({scene.quantity})",), "RMS residual"),
             "gap": (("optimality gap",), "Optimality gap over half the squared norm"),
         }
+        if "abundance_bound" in store.shapes:
+            layers["abundance_bound"] = (
+                ("bound on abundances",),
+                "Greatest distance of an abundance from the optimum, fraction; infinite where there is no bound",
+            )
         if shade is not None:
             others = tuple(name for name in names if name != shade)
             layers["abundances_without_shade"] = others, "Abundances without shade, fraction"
         self._tallies: dict[int, Tally] = {}
         self._files = [
-            (name, MapFile(folder / f"{name}{ENDS[kind]}", of, scene, description=about, ortho=ortho))
+            (
+                name,
+                MapFile(
+                    folder / f"{name}{ENDS[kind]}",
+                    of,
+                    scene,
+                    description=about,
+                    ortho=ortho,
+                    infinite=name == "abundance_bound",
+                ),
+            )
             for kind in self.maps
             for name, (of, about) in layers.items()
         ]
@@ -369,11 +385,17 @@ class Tally(NamedTuple):
     gaps: np.ndarray
     worst: float
     abundances: np.ndarray
+    tolerance: float
+    reached: int
+    bounds: "BoundTally | None"
 
     @classmethod
     def of(cls, solution: Solution, every: int) -> "Tally":
-        """Of a solution; of its gaps, each so-manieth."""
-        leaves = solution.gap, solution.residual, solution.converged, solution.steps, solution.unique
+        """Of a solution; of its gaps and bounds, each so-manieth."""
+        leaves = (
+            solution.gap, solution.residual, solution.converged, solution.steps, solution.unique,
+            solution.abundance_bound,
+        )  # fmt: skip
         some: list[Any] = [None if leaf is None else np.asarray(leaf).reshape(-1) for leaf in leaves]
         abundances = np.asarray(solution.abundances)
         abundances = abundances.reshape(-1, abundances.shape[-1])
@@ -381,30 +403,62 @@ class Tally(NamedTuple):
         if np.isnan(abundances[:, 0]).any():
             valid = ~np.isnan(abundances).all(-1)
             abundances, some = abundances[valid], [None if leaf is None else leaf[valid] for leaf in some]
-        gap, residual, converged, steps, unique = some
+        gap, residual, converged, steps, unique, bound = some
         finite, known = gap[np.isfinite(gap)], residual[np.isfinite(residual)]
         return cls(
             pixels, len(abundances), int(converged.sum()), int(steps.sum(dtype=np.int64)), known.size,
             float(np.einsum("p,p->", known, known, dtype=np.float64)),
             None if unique is None else int(unique.size - unique.sum()), finite[::every].copy(),
             float(finite.max()) if finite.size else -np.inf, np.asarray(np.nansum(abundances, 0, dtype=np.float64)),
+            tolerance(gap.dtype), int(np.sum(gap <= tolerance(gap.dtype))),
+            None if bound is None else BoundTally.of(bound, unique, every),
+        )  # fmt: skip
+
+
+class BoundTally(NamedTuple):
+    """Counts of the bounds on the abundances of a block, over its unmixed pixels."""
+
+    limit: float
+    within: int
+    without: int
+    ambiguous: int | None
+    largest: float
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, bound: np.ndarray, unique: np.ndarray | None, every: int) -> "BoundTally":
+        """Of the bounds of pixels, and of whether their minimisers are unique, where the solver says it."""
+        limit, known = abundance_tolerance(bound.dtype), np.isfinite(bound)
+        finite = bound[known]
+        return cls(
+            limit, int(np.sum(finite <= limit)), int(bound.size - finite.size),
+            None if unique is None else int(np.sum(~known & ~unique)),
+            float(finite.max()) if finite.size else -np.inf, finite[::every].copy(),
         )  # fmt: skip
 
 
 def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -> dict[str, Any]:
-    """Counts, certificate and mean abundances, as JSON can hold them; of very many gaps, the median is that of some."""
+    """Counts, certificate and mean abundances, as JSON can hold them; medians of very many pixels are those of some."""
     pixels, valid, converged, steps, residuals = (sum(column) for column in list(zip(*tallies, strict=True))[:5])
     squares = sum(tally.squares for tally in tallies)
     gaps = np.concatenate([tally.gaps for tally in tallies])
+    reached = sum(tally.reached for tally in tallies)
     good = endmembers.good_bands if endmembers.good_bands is not None else scene.good_bands
     used = scene.bands if good is None else int(np.asarray(good).sum())
     looked = [tally.not_unique for tally in tallies if tally.not_unique is not None]
     total = np.sum([tally.abundances for tally in tallies], 0)
+    bounds = _bounds_in_all([tally.bounds for tally in tallies if tally.bounds is not None], valid)
     notes = [*scene.notes, *endmembers.notes]
     if looked and sum(looked):
         notes.append(
             f"{sum(looked):,} of {valid:,} pixels have more than one best answer, because endmembers repeat each other "
             "or outnumber the bands: the maps show one of them"
+        )
+    if bounds is not None and (others := bounds["without"] - (bounds["without_not_unique"] or 0)):
+        notes.append(
+            f"{others:,} of {valid:,} pixels have no bound on abundances: endmembers depend on each other, exactly or "
+            "nearly, and nothing could be proved; where the optimum is reached, abundances may still be far from it"
+            + (" (--x64 computes in double precision)" if bounds["limit"] > abundance_tolerance(np.float64) else "")
         )
     return {
         "scene": {
@@ -422,11 +476,33 @@ def summarise(tallies: list[Tally], scene: Scene, endmembers: SpectralLibrary) -
         "gap": {
             "worst": max(tally.worst for tally in tallies) if gaps.size else None,
             "median": float(np.median(gaps)) if gaps.size else None,
+            "tolerance": tallies[0].tolerance if gaps.size else None,
+            "reached": reached if gaps.size else None,
+            "reached_share": reached / valid if gaps.size else None,
         },
+        "abundance_bound": bounds,
         "residual_rms": float(np.sqrt(squares / residuals)) if residuals else None,
         "steps": {"mean": steps / valid if valid else None},
         "not_unique": sum(looked) if looked else None,
         "mean_abundances": [float(a) for a in total / valid] if valid else None,
+    }
+
+
+def _bounds_in_all(tallies: list[BoundTally], valid: int) -> dict[str, Any] | None:
+    """How many abundances are proved, and how well; None where the solver has no bound on them."""
+    if not tallies:
+        return None
+    known = np.concatenate([tally.bounds for tally in tallies])
+    within = sum(tally.within for tally in tallies)
+    ambiguous = [tally.ambiguous for tally in tallies if tally.ambiguous is not None]
+    return {
+        "limit": tallies[0].limit,
+        "within": within,
+        "within_share": within / valid if valid else None,
+        "largest": max(tally.largest for tally in tallies) if known.size else None,
+        "median": float(np.median(known)) if known.size else None,
+        "without": sum(tally.without for tally in tallies),
+        "without_not_unique": sum(ambiguous) if ambiguous else None,
     }
 
 

@@ -59,20 +59,22 @@ class Folder:
 def identity(
     scene: Scene, unmixer: Any, endmembers: SpectralLibrary, good_bands: Any, key: Any, plan: Plan,
     maps: tuple[str, ...], shade: str | None, config: Mapping[str, Any] | None, ortho: bool = False,
+    arrays: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What a run is of: it goes on only with the same."""
-    arrays, static = eqx.partition(unmixer, eqx.is_array)
+    numbers, static = eqx.partition(unmixer, eqx.is_array)
     found = {
         **{f"option {name}": value for name, value in (config or {}).items() if name not in FREE},
         **_identity_of_scene(scene),
         "endmembers": _digest(endmembers.spectra),
-        "method and its numbers": _digest(eqx.tree_pformat(static), *jax.tree.leaves(arrays)),
+        "method and its numbers": _digest(eqx.tree_pformat(static), *jax.tree.leaves(numbers)),
         "good bands": None if good_bands is None else _digest(good_bands),
         "mask": None if scene.mask is None else _digest(scene.mask),
         "no-data value": scene.nodata,
         "random key": None if key is None else _digest(_words(key)),
         **{of: getattr(plan, name) for name, of in SIZES.items()},
         "maps": list(maps),
+        "results": sorted(arrays or ()),  # another version of a method may return more of them
         "maps on a grid (ortho)": ortho,
         "shade": shade,
         "double precision": bool(jax.config.read("jax_enable_x64")),

@@ -25,7 +25,7 @@ __all__ = [
     "write_json",
 ]  # fmt: skip
 
-FIELDS = ("abundances", "residual", "gap", "steps", "converged", "covariance", "unique")
+FIELDS = ("abundances", "residual", "gap", "steps", "converged", "covariance", "unique", "abundance_bound")
 FITTED = "fitted"
 SETTLED = "blocks-settled.jsonl"
 UNFINISHED = "unfinished"

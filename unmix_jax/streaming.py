@@ -121,11 +121,8 @@ def unmix_file(
                     f"the unmixer returns abundances of shape {found}, there are {len(endmembers)} endmembers"
                 )
             with explained(out, reading=True):
-                return (
-                    plan,
-                    tiles,
-                    identity(scene, unmixer, endmembers, good_bands, key, plan, tuple(maps), shade, config, ortho),
-                )
+                about = tuple(maps), shade, config, ortho, named(tiles.shapes())
+                return plan, tiles, identity(scene, unmixer, endmembers, good_bands, key, plan, *about)
 
         kept = kept_run(out)
         if first and overwrite and kept:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 from emit_file import write_emit
-from streams import LIBRARY, toy
+from streams import LIBRARY, bounded, toy
 
 from unmix_jax import results, unmix, unmix_file
 from unmix_jax.results import read_results, write_results
@@ -171,15 +171,15 @@ def test_a_run_writes_its_maps_on_the_grid(tmp_path, monkeypatch, bytes_at_once)
     monkeypatch.setattr(results, "GRID_BYTES", bytes_at_once)
     scene = swath()
     options = {"endmembers": LIBRARY, "shade": "one", "ortho": True}
-    record = unmix_file(scene, toy(), tmp_path / "a", maps=("envi", "geotiff"), tile=8, **options)
-    wanted = unmix(toy(), scene)
+    record = unmix_file(scene, bounded(), tmp_path / "a", maps=("envi", "geotiff"), tile=8, **options)
+    wanted = unmix(bounded(), scene)
     write_results(tmp_path / "b", wanted, scene, **options)
     stored = read_results(tmp_path / "a").solution
     np.testing.assert_array_equal(stored.abundances, wanted.abundances)
     lit = wanted.abundances[..., 1:] / wanted.abundances[..., 1:]
     maps = {
         "abundances": wanted.abundances, "residual": wanted.residual[..., None], "gap": wanted.gap[..., None],
-        "abundances_without_shade": lit,
+        "abundances_without_shade": lit, "abundance_bound": wanted.abundance_bound[..., None],
     }  # fmt: skip
     for name, values in maps.items():
         for path in (tmp_path / "a" / f"{name}.img", tmp_path / "a" / f"{name}.tif", tmp_path / "b" / f"{name}.img"):

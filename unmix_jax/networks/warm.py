@@ -53,8 +53,9 @@ def warm_synthesis(
 
     Returns:
         A `Solution`. Its gap is that of the abundances given the rendered endmembers that the guess leaves, its
-        covariance that of `map_synthesis`; both are NaN where the networks' abundances were kept. ``converged``: the
-        gap holds, where there is one, and the spectrum is not unlike all training. ``fitted`` is a `Warm`.
+        covariance that of `map_synthesis`; both are NaN where the networks' abundances were kept. There is no bound on
+        abundances. ``converged``: the gap holds, where there is one, and the spectrum is not unlike all training.
+        ``fitted`` is a `Warm`.
 
     Raises:
         ValueError: a spectrum of another number of bands than the networks were trained on, no endmember that may move,
@@ -85,4 +86,5 @@ def warm_synthesis(
         covariance=None if fit.covariance is None else jnp.where(refined, fit.covariance, jnp.nan),
         fitted=Warm(novelty, spread, evidence, fit.fitted["chi2"], guess),
         unique=fit.unique,
+        abundance_bound=None,  # any of the fit would hold for endmembers that the guess fixes, and not for the networks
     )

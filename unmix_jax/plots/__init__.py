@@ -6,6 +6,7 @@ Nothing here touches pyplot or any global state: save a figure with ``figure.sav
 from unmix_jax.plots.blind import endmember_runs, threshold_curve
 from unmix_jax.plots.dispersion import fitted_mineral, fitted_minerals
 from unmix_jax.plots.unmixing import (
+    abundance_bound_map,
     abundance_maps,
     endmember_curves,
     false_colour,
@@ -16,6 +17,7 @@ from unmix_jax.plots.unmixing import (
 )
 
 __all__ = [
+    "abundance_bound_map",
     "abundance_maps",
     "endmember_curves",
     "endmember_runs",

@@ -37,9 +37,19 @@ from unmix_jax.types import Solution
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["abundance_maps", "endmember_curves", "false_colour", "fits", "gap_map", "residual_map", "winner_map"]
+__all__ = [
+    "abundance_bound_map",
+    "abundance_maps",
+    "endmember_curves",
+    "false_colour",
+    "fits",
+    "gap_map",
+    "residual_map",
+    "winner_map",
+]
 
 LIMIT = 500
+NO_BOUND = "#d1495b"  # apart from every colour of cividis, and from the blank of masked pixels
 SHEET = 20  # maps in one picture: four across and five down are no larger than a sheet of paper
 NAMED_LINES = len(PALETTE) * len(DASHES)  # curves that can be told apart
 
@@ -159,12 +169,40 @@ def gap_map(gap: Float[Any, "*pixel"], *, title: str = "", every: int = 1) -> "F
     Returns:
         The figure.
     """
-    values = np.log10(np.maximum(np.asarray(gap, dtype=np.float64), 1e-18))
-    finite = values[np.isfinite(values)]
-    low, high = (np.floor(finite.min()), np.ceil(finite.max())) if finite.size else (-16.0, 0.0)
-    low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
+    values, low, high = _decades(gap)
     label = "log₁₀ of the gap (no unit)"
     return _one_map(values, label, title or "Optimality gap", "cividis", every, vmin=low, vmax=high)
+
+
+def abundance_bound_map(bound: Float[Any, "*pixel"], *, title: str = "", every: int = 1) -> "Figure":
+    """How far the abundances of every pixel can be from the optimum, in powers of ten; red where there is no bound.
+
+    Args:
+        bound: greatest distance of an abundance from the exact minimiser, fraction; infinite where there is no bound,
+            NaN where masked.
+        title: heading of the figure.
+        every: as in `abundance_maps`.
+
+    Returns:
+        The figure.
+    """
+    values, low, high = _decades(bound)
+    without = bool(np.isposinf(values).any())
+    label = "log₁₀ of the bound" + (" (red: none)" if without else " (fraction)")
+    values = np.where(np.isposinf(values), high + 0.1 * (high - low), values)
+    title = title or "Bound on abundances"
+    return _one_map(
+        values, label, title, "cividis", every, vmin=low, vmax=high, above=NO_BOUND if without else None
+    )  # fmt: skip
+
+
+def _decades(values: Any) -> tuple[np.ndarray, float, float]:
+    """Logarithms to base ten, and the ends of a scale of eight decades at most that holds the greatest."""
+    powers = np.log10(np.maximum(np.asarray(values, dtype=np.float64), 1e-18))
+    finite = powers[np.isfinite(powers)]
+    low, high = (float(np.floor(finite.min())), float(np.ceil(finite.max()))) if finite.size else (-16.0, 0.0)
+    low = max(low, high - 8) if high - low >= 1 else high - 1  # an exact zero does not stretch the scale
+    return powers, low, high
 
 
 def winner_map(
@@ -324,20 +362,24 @@ def fits(
 
 
 def _one_map(
-    values: np.ndarray, label: str, title: str, cmap: str, every: int, *, vmin: float, vmax: float
-) -> "Figure":
-    """One quantity: an image with its colour bar, or points for a list of spectra."""
+    values: np.ndarray, label: str, title: str, cmap: str, every: int, *, vmin: float, vmax: float,
+    above: str | None = None,
+) -> "Figure":  # fmt: skip
+    """An image with its colour bar, or points for a list; what is above the scale, in a colour of its own."""
     if values.ndim == 1:
         figure = figure_of(4.8, 2.6)
         axis = figure.add_axes((0.16, 0.19, 0.8, 0.68))
         axis.plot(
             every * np.arange(values.size),
-            values,
+            values if above is None else np.where(values > vmax, np.nan, values),
             color=PALETTE[0],
             lw=0,
             marker=".",
             ms=4 if values.size < 300 else 2,
         )
+        if above is not None:
+            high = np.flatnonzero(values > vmax)
+            axis.plot(every * high, values[high], color=above, lw=0, marker="x", ms=4)
         axis.locator_params(axis="x", integer=True, nbins=7)
         axis.margins(x=0.04)
         tidy(axis, "number of the spectrum, from 0", label, title)
@@ -345,9 +387,11 @@ def _one_map(
     values = _thin(values)
     figure, (axis,) = grid(1, values.shape[0] / values.shape[1], title="", panel=3.3)
     image = axis.imshow(values, cmap=cmap, vmin=vmin, vmax=vmax)
+    if above is not None:
+        image.set_cmap(image.get_cmap().with_extremes(over=above))
     room = (1 - axis.get_position().x0) * figure.get_figwidth() - 0.05
     axis.set_title(fitted(title, room, TEXT + 0.5), loc="left", pad=4, **words(TEXT + 0.5))
-    colour_bar(figure, image, label)
+    colour_bar(figure, image, label, extend="neither" if above is None else "max")
     return figure
 
 

@@ -25,13 +25,14 @@ class MapFile:
     """An image of layers over the pixels of a scene, written rows by rows; it lies on Earth where the scene lies.
 
     It is ENVI (band sequential, a header ``.hdr`` with the data as ``.img``) or GeoTIFF (``.tif``), -9999 where values
-    are not finite; a list of pixels is one line. Layers whose names hold commas, braces or line ends get ``-`` there.
+    are not finite (with ``infinite``, where they are NaN); a list of pixels is one line. Layers whose names hold
+    commas, braces or line ends get ``-`` there.
     With ``ortho`` it is an image over the grid of the scene's table (GLT), and lies where that grid lies.
     """
 
     def __init__(
         self, path: str | Path, names: tuple[str, ...], scene: Scene, *, description: str, dtype: Any = np.float32,
-        ortho: bool = False,
+        ortho: bool = False, infinite: bool = False,
     ) -> None:  # fmt: skip
         """Begin a file.
 
@@ -42,6 +43,7 @@ class MapFile:
             description: what the values are.
             dtype: floating type in the file.
             ortho: whether rows that are written are those of the grid of the scene's table (GLT).
+            infinite: whether infinite values mean something and are written as they are.
 
         Raises:
             ImportError: a GeoTIFF without rasterio.
@@ -49,7 +51,7 @@ class MapFile:
         """
         self.path, self.names, self.dtype = Path(path), tuple(_plain(name) for name in names), np.dtype(dtype)
         image = ortho_shape(scene) if ortho else scene.shape
-        self.ortho = ortho
+        self.ortho, self._infinite = ortho, infinite
         rows, columns = image if len(image) == 2 else (1, math.prod(image))
         self._row = columns if len(image) == 2 else 1  # pixels of a step of the first axis
         self.shape = rows, columns, len(names)
@@ -101,7 +103,8 @@ class MapFile:
         values = np.asarray(values)
         layers = 1 if values.ndim == 1 or len(self.names) == 1 else values.shape[-1]
         flat = values.reshape(-1, layers)
-        clean = np.where(np.isfinite(flat), flat, NODATA).astype(self.dtype).T
+        there = ~np.isnan(flat) if self._infinite else np.isfinite(flat)
+        clean = np.where(there, flat, NODATA).astype(self.dtype).T
         first = start * self._row
         if self._raster is not None:
             row, column = divmod(first, self.shape[1])
