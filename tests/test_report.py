@@ -52,7 +52,7 @@ def assert_self_contained(page):
         assert outside not in page.source
 
 
-def run_of(shape=(5, 6), *, quantity="reflectance", unique=None, masked=1, names=("Soil", EVIL, "Wasser")):
+def run_of(shape=(5, 6), *, quantity="reflectance", unique=None, masked=1, names=("Soil", EVIL, "Wasser"), bound=None):
     rng = np.random.default_rng(0)
     axis = SpectralAxis(np.linspace(450.0, 900.0, 8))
     library = SpectralLibrary(rng.uniform(0.1, 0.9, (len(names), 8)).astype(np.float32), axis, names)
@@ -63,6 +63,7 @@ def run_of(shape=(5, 6), *, quantity="reflectance", unique=None, masked=1, names
     solution = Solution(
         jnp.asarray(abundances), jnp.asarray(number), jnp.asarray(number), jnp.ones(shape, int), converged,
         unique=None if unique is None else jnp.full(shape, unique),
+        abundance_bound=None if bound is None else jnp.asarray(np.resize(np.float32(bound), shape)) + 0 * number,
     )  # fmt: skip
     scene = Scene(abundances @ library.spectra, axis, name="scène <1>", quantity=quantity)
     return solution, scene, library
@@ -111,7 +112,8 @@ def test_pictures_are_embedded_and_described(written):
 @pytest.mark.parametrize(
     "text",
     ["Abundances", "Endmembers", "Fit and certificate", "How to read this", "Record", "0.0123", "0.777",
-     "0.25", "worst gap (no unit)", "option: method", "certified optimal for these endmembers",
+     "0.25", "worst gap (no unit)", "option: method", "pixels, optimum reached", "29 (100 %)",
+     "Certified is said of the optimisation only", "no bound on abundances",
      "It says nothing about units and scale of these values", "RMS residual (reflectance)", "fcls",
      "taken from pixels of the scene",
      "never a share of mass"],
@@ -278,14 +280,46 @@ def test_unknown_quantities_are_values(tmp_path):
 def test_the_tiles_say_what_is_certified(tmp_path):
     solution, scene, library = run_of()
     record = write_results(tmp_path, solution, scene, endmembers=library).record
-    labels = [label for label, _ in run_tiles(record)]
-    assert labels[1] == "pixels certified optimal for these endmembers"
+    tiles = run_tiles(record)
+    assert tiles[1:3] == [
+        ("pixels, optimum reached", "29 (100 %)"), ("abundances and the optimum", "no bound on abundances"),
+    ]  # fmt: skip
     uncertain = {**record, "gap": {"worst": None, "median": None}}
     assert run_tiles(uncertain)[1][0] == "pixels converged"
     assert run_tiles({**record, "network": {}})[1][0] == "pixels like the training"
     hostile = {**record, "scene": {**record["scene"], "quantity": "\x1b[2J" + "q" * 999}}
     assert max(len(label) for label, _ in run_tiles(hostile)) < 90
     assert "\x1b" not in str(run_tiles(hostile))
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (30,)])
+def test_the_page_speaks_of_the_optimum_and_of_the_abundances(tmp_path, shape):
+    """Of 29 pixels 19 are within the limit, 5 have a larger bound, and 5 none."""
+    solution, scene, library = run_of(shape, bound=[2e-4, 1e-5, 0.03125, 1e-7, 1e-6, np.inf])
+    page = page_of(tmp_path, solution, scene, library)
+    text, one = words_of(page), "pixel" if len(shape) == 2 else "spectrum"
+    many = "pixels" if one == "pixel" else "spectra"
+    record = read_results(tmp_path).record
+    assert run_tiles(record)[1:5] == [
+        (f"{many}, optimum reached", "29 (100 %)"), (f"{many}, abundances within 0.001 of it", "19 (65.5 %)"),
+        ("largest bound on abundances", "0.03125"), (f"{many} without a bound on abundances", "5"),
+    ]  # fmt: skip
+    for said in ("abundances within 0.001 of it", "depend on each other", "Certified is said of the optimisation only",
+                 "5 of 29 pixels have no bound on abundances", "abundances are within so much of it"):  # fmt: skip
+        assert said in text
+    assert "no bound on abundances" not in text.replace("have no bound on abundances", "")
+    alts = [attributes["alt"] for tag, attributes in page.elements if tag == "img"]
+    (bound,) = [alt for alt in alts if alt.startswith("How far the abundances")]
+    assert f"of each {one} can be from the optimum" in bound
+    assert "Red: no bound" in bound
+
+
+def test_networks_have_no_bound(tmp_path):
+    solution, scene, library = run_of()
+    solution = replace(solution, gap=jnp.full((5, 6), jnp.nan))
+    text = words_of(page_of(tmp_path, solution, scene, library, more={"network": {}}))
+    assert "no bound on abundances" in text
+    assert "optimum reached" not in text
 
 
 def test_maps_of_many_endmembers_come_in_sheets(tmp_path):

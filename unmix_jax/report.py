@@ -15,17 +15,18 @@ from unmix_jax.plots.unmixing import SHEET
 from unmix_jax.results import Results, masked_pixels
 from unmix_jax.scenes.library_files import library_names
 from unmix_jax.scenes.scene import Scene
+from unmix_jax.types import Solution
 
 __all__ = ["checks", "run_sections", "run_tiles", "write_run_report"]
 
 LONGEST = 60  # letters of a quantity
 COLUMNS = 12  # endmembers of a table of the report that have a column of their own
 UNKNOWN_SHOWN = 60  # entries of the metadata that nobody understood; some files have thousands
-CERTIFIED = "certified optimal for these endmembers"
+NO_BOUND = "no bound on abundances"
 CERTIFIED_CAVEAT = (
-    "Certified optimal is said of the arithmetic: no other allowed abundances of these endmembers come closer to the "
-    "values that were read. It says nothing about units and scale of these values, about the endmembers, or about the "
-    "model of mixing."
+    "Certified is said of the optimisation only: that the optimum was reached, and how far abundances can be from it, "
+    "for these endmembers and this model. It says nothing about units and scale of these values that were read, about "
+    "the endmembers, or about the model of mixing."
 )
 
 LINEAR_CAVEAT = (
@@ -36,8 +37,22 @@ LINEAR_CAVEAT = (
 )
 CERTIFICATE_CAVEAT = (
     "The optimality gap bounds how much closer to the measured spectrum any other allowed abundances could "
-    "come: in squared misfit, as a fraction of the squared spectrum. It certifies the arithmetic, not the "
-    "units, the endmembers or the model: what is wrong with these shows in the residual, and only partly there."
+    "come: in squared misfit, as a fraction of the squared spectrum. Where it is within its tolerance, the optimum was "
+    "reached. It certifies the optimisation, not the units, the endmembers or the model: what is wrong with these "
+    "shows in the residual, and only partly there."
+)
+BOUND_CAVEAT = (
+    "The bound on abundances says how far each of them can be from the exact optimum for the values that were read, "
+    "rounding errors included: abundances are within so much of it. The gap does not say that. Where endmembers are "
+    "alike, very different abundances fit almost equally well."
+)
+NO_BOUND_CAVEAT = (
+    "This method has no bound on abundances: where endmembers are alike, abundances may be far from the optimum "
+    "although the gap is small."
+)
+WITHOUT_CAVEAT = (
+    "Some pixels have no bound on abundances: endmembers repeat each other, depend on each other exactly or nearly, or "
+    "outnumber the bands. The optimum may be reached there, and the fit is right; how much there is of each is open."
 )
 NETWORK_CAVEAT = (
     "These abundances are what networks say that have seen synthetic mixtures of the pure spectra only. They are as "
@@ -137,10 +152,9 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     Returns:
         (label, value) pairs of text.
     """
-    pixels, share = record["pixels"], per_cent(record["converged_share"])
     tiles = [
-        (f"{_pixels(record)} unmixed", f"{pixels['valid']:,}"),
-        (_share_of(record), as_text(share)),
+        (f"{_pixels(record)} unmixed", f"{record['pixels']['valid']:,}"),
+        *((label, as_text(value)) for label, value in _certificate(record)),
         ("worst optimality gap (no unit)", as_text(record["gap"]["worst"])),
         (f"RMS residual ({one_line(record['scene']['quantity'], LONGEST)})", as_text(record["residual_rms"])),
     ]
@@ -152,10 +166,29 @@ def run_tiles(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
-def _share_of(record: Mapping[str, Any]) -> str:
-    """What the share of pixels that is given is of."""
-    of = "like the training" if "network" in record else CERTIFIED if _is_certified(record) else "converged"
-    return f"{_pixels(record)} {of}"
+def _certificate(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What is known of the optimisation: where the optimum was reached, and how far abundances can be from it.
+
+    Records of earlier versions have neither count; they get the share of pixels that converged.
+    """
+    pixels, gap, bound = _pixels(record), record["gap"], record.get("abundance_bound")
+    network = "network" in record
+    if not network and gap.get("reached") is not None:
+        found = [(f"{pixels}, optimum reached", _counted(gap["reached"], gap["reached_share"]))]
+    else:
+        found = [(f"{pixels} {'like the training' if network else 'converged'}", per_cent(record["converged_share"]))]
+    if bound is None:
+        return [*found, ("abundances and the optimum", NO_BOUND)]
+    found += [
+        (f"{pixels}, abundances within {bound['limit']:g} of it", _counted(bound["within"], bound["within_share"])),
+        ("largest bound on abundances", bound["largest"]),
+    ]
+    return [*found, (f"{pixels} without a bound on abundances", bound["without"])] if bound["without"] else found
+
+
+def _counted(count: int, share: float | None) -> str:
+    """A number of pixels and their share."""
+    return f"{count:,}" if share is None else f"{count:,} ({per_cent(share)})"
 
 
 def _pixels(record: Mapping[str, Any]) -> str:
@@ -300,27 +333,56 @@ def _fit_section(results: Results, scene: Scene, baseline: Any, weights: Any, ev
                 plots.residual_map(solution.residual, unit=scene.quantity, every=every),
                 f"What the mixture does not explain of each {one}.{blank}",
             ),
-            Picture(plots.gap_map(solution.gap, every=every), f"How far each {one} can be from the optimum.{blank}"),
+            *_certificate_pictures(solution, record, one, blank, every),
             Picture(
                 plots.fits(scene, solution, results.endmembers, baseline=baseline, every=every),
                 f"Three {all_}, chosen by the rank of their residual"
                 + ("; rows and columns are counted from 0." if image else "."),
             ),
         ]
-        if record["gap"]["worst"] is None:  # networks have no certificate
-            del pictures[1]
     rows: list[list[Any]] = [
         [f"{_pixels(record)} unmixed", record["pixels"]["valid"]],
         [f"{_pixels(record)} masked (no data, all zero, or marked)", record["pixels"]["masked"]],
-        [_share_of(record), per_cent(record["converged_share"])],
-        ["worst gap (no unit)", record["gap"]["worst"]],
-        ["median gap (no unit)", record["gap"]["median"]],
+        *([label, value] for label, value in _certificate(record)),
+        *_certificate_rows(record),
         [f"RMS residual of all {_pixels(record)} ({scene.quantity})", record["residual_rms"]],
         [f"bands fitted, of {record['bands']['total']}", record["bands"]["used"]],
     ]
     if record["not_unique"] is not None:
         rows.append([f"{_pixels(record)} whose abundances are not unique", record["not_unique"]])
     return Section("Fit and certificate", pictures=pictures, tables=[Table(("", "value"), rows)])
+
+
+def _certificate_rows(record: Mapping[str, Any]) -> list[list[Any]]:
+    """What the table of the fit says of gaps and bounds beside what the tiles say."""
+    gap, bound = record["gap"], record.get("abundance_bound")
+    rows: list[list[Any]] = [["worst gap (no unit)", gap["worst"]], ["median gap (no unit)", gap["median"]]]
+    if gap.get("tolerance") is not None:
+        rows.append(["largest gap at which the optimum counts as reached", gap["tolerance"]])
+    if bound is not None:
+        rows.append(["median bound on abundances", bound["median"]])
+    if gap.get("reached") is not None and "network" not in record:
+        rows.append(
+            [f"{_pixels(record)} converged (all that the method promises)", per_cent(record["converged_share"])]
+        )
+    return rows
+
+
+def _certificate_pictures(
+    solution: Solution, record: Mapping[str, Any], one: str, blank: str, every: int
+) -> list[Picture]:
+    """The map of the gap and that of the bound on abundances, where the solver has them."""
+    pictures = []
+    if record["gap"]["worst"] is not None:
+        said = "How much better than its fit the best fit of each"
+        pictures.append(Picture(plots.gap_map(solution.gap, every=every), f"{said} {one} can be.{blank}"))
+    bound = solution.abundance_bound
+    if bound is not None and not np.isnan(np.asarray(bound)).all():
+        said = f"How far the abundances of each {one} can be from the optimum.{blank}"
+        if np.isposinf(np.asarray(bound)).any():
+            said += " Red: no bound, where endmembers depend on each other, exactly or nearly."
+        pictures.append(Picture(plots.abundance_bound_map(bound, every=every), said))
+    return pictures
 
 
 def _means_table(results: Results, every: int) -> Table:
@@ -367,6 +429,11 @@ def _caveats(scene: Scene, record: Mapping[str, Any]) -> list[str]:
         NETWORK_CAVEAT if "network" in record else LINEAR_CAVEAT,
         *([] if record["gap"]["worst"] is None else [CERTIFICATE_CAVEAT]),
     ]
+    bound = record.get("abundance_bound")
+    if bound is not None:
+        text += [BOUND_CAVEAT, *([WITHOUT_CAVEAT] if bound["without"] else [])]
+    elif _is_certified(record):
+        text.append(NO_BOUND_CAVEAT)
     if scene.quantity == "radiance":
         text.append(RADIANCE_CAVEAT)
     if record["not_unique"]:
