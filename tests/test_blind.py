@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from helpers import assert_close
 
+from unmix_jax import readout
 from unmix_jax.blind import consensus, unmix_blind
 from unmix_jax.metrics import align, mean_sad
 from unmix_jax.networks.recipes import follow
 from unmix_jax.networks.zoo import RECIPES
 from unmix_jax.readout import read_out, refine
 from unmix_jax.scenes.scene import Scene
+from unmix_jax.types import Solution
 
 COUNT, BANDS, SIDE = 3, 16, 20
 RNG = np.random.default_rng(5)
@@ -104,6 +106,30 @@ def test_a_pixel_without_a_positive_part_has_no_shares_and_says_so():
     found = read_out(np.concatenate([PIXELS[:3], -PIXELS[3:5]]), ENDMEMBERS)
     np.testing.assert_array_equal(found.converged, [True, True, True, False, False])
     np.testing.assert_array_equal(np.isnan(found.abundances).any(1), ~found.converged)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_bound_of_the_projective_gauge_is_that_of_the_shares(monkeypatch):
+    """No weights within the solver's bound have shares farther than the bound says; what is not proved has not
+    converged."""
+    weights = np.array([[0.5, 0.3, 0.2], [0.005, 0.003, 0.002], [2.0, 3.0, 0.0], [1e-7, 0, 0], [1, 1, 1], [0, 0, 0]])
+    delta = np.array([1e-8, 1e-8, 1e-7, 1e-7, np.inf, 1e-9])
+    for bound in (delta, None):
+        told = Solution(weights, np.zeros(6), np.zeros(6), np.ones(6, int), np.isfinite(delta), abundance_bound=bound)
+        monkeypatch.setattr(readout, "unmix", lambda *_, told=told, **__: told)
+        found = read_out(PIXELS[:6], ENDMEMBERS)
+        if bound is None:
+            assert found.abundance_bound is None
+            np.testing.assert_array_equal(found.converged, [True, True, True, True, False, False])
+            continue
+        corners = np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1).T
+        moved = weights[:3, None] + delta[:3, None, None] * corners
+        far = np.abs(moved / moved.sum(-1, keepdims=True) - found.abundances[:3, None]).max((1, 2))
+        assert (far <= found.abundance_bound[:3]).all()
+        assert (found.abundance_bound[:3] <= 1.01 * far + 1e-14).all()
+        np.testing.assert_array_equal(found.abundance_bound[3:], [np.inf, np.inf, np.nan])
+        np.testing.assert_array_equal(found.converged, found.abundance_bound <= 1e-6)
+        np.testing.assert_array_equal(found.converged, [True, False, True, False, False, False])
 
 
 def test_alike_is_a_matter_of_scale():

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float
 
 from unmix_jax.driver import unmix
 from unmix_jax.metrics import sad
+from unmix_jax.solvers.active_set import abundance_tolerance
 from unmix_jax.solvers.least_squares import fcls, nnls, prepare
+from unmix_jax.solvers.shares import bound_of_shares
 from unmix_jax.types import Solution
 
 __all__ = ["Refinement", "as_bright", "has_twins", "read_out", "refine"]
@@ -62,7 +64,8 @@ def read_out(
         options: of `unmix`.
 
     Returns:
-        A `Solution`; ``fitted`` of "projective" is what multiplies the endmembers as given.
+        A `Solution`; ``fitted`` of "projective" is what multiplies the endmembers as given. The bound on abundances
+        is that of the shares, and ``converged`` asks that of it as well.
 
     Raises:
         ValueError: an unknown gauge, or an endmember without a positive value.
@@ -89,9 +92,14 @@ def read_out(
     shares = np.divide(found.abundances, total, out=np.full_like(found.abundances, np.nan), where=total > 0)
     given = (found.abundances / peaks).astype(shares.dtype)
     fine = found.converged & (total[..., 0] > 0)  # nothing positive explains the others
+    bound = found.abundance_bound
+    if bound is not None:
+        bound = bound_of_shares(shares, total[..., 0], bound, summed=1, divided=len(spectra))
+        fine = fine & (bound <= abundance_tolerance(bound.dtype))
     return eqx.tree_at(
-        lambda s: (s.abundances, s.fitted, s.converged), found, (shares, given, fine), is_leaf=lambda leaf: leaf is None
-    )
+        lambda s: (s.abundances, s.fitted, s.converged, s.abundance_bound), found, (shares, given, fine, bound),
+        is_leaf=lambda leaf: leaf is None,
+    )  # fmt: skip
 
 
 class Refinement(eqx.Module):
