@@ -173,6 +173,7 @@ def _certificate(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """
     pixels, gap, bound = _pixels(record), record["gap"], record.get("abundance_bound")
     network = "network" in record
+    found: list[tuple[str, Any]]
     if not network and gap.get("reached") is not None:
         found = [(f"{pixels}, optimum reached", _counted(gap["reached"], gap["reached_share"]))]
     else:
