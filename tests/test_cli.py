@@ -129,12 +129,17 @@ def test_shade_and_baseline(scene, tmp_path):
     assert read_results(tmp_path / "out").record["residual_rms"] < 1e-3
 
 
-def test_x64_is_double_and_stays_in_its_run(scene, tmp_path):
+def test_x64_is_double_and_stays_in_its_run(scene, tmp_path, capsys):
     path, _ = scene
     assert run("unmix", path, "--endmembers", tmp_path / "library.csv", "--x64", "--out", tmp_path / "out") == 0
     results = read_results(tmp_path / "out")
     assert results.record["environment"]["float64"] is True
     assert results.record["gap"]["worst"] < 1e-12
+    valid = results.record["pixels"]["valid"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"pixels, optimum reached {valid} (100 %)" in said
+    assert f"pixels, abundances within 1e-06 of it {valid} (100 %)" in said
+    assert results.record["abundance_bound"]["largest"] <= 1e-6
     assert jnp.zeros(1).dtype == (np.float64 if jax.config.read("jax_enable_x64") else np.float32)
 
 

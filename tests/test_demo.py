@@ -30,6 +30,15 @@ def test_the_maps_are_certified(demonstration):
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     assert record["converged_share"] == 1.0
     assert record["gap"]["worst"] < 5e-5
+    assert record["gap"]["reached_share"] == 1.0
+    assert record["abundance_bound"]["within_share"] == 1.0
+    assert record["abundance_bound"]["largest"] <= record["abundance_bound"]["limit"] == 1e-3
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for said in ("pixels, optimum reached", "abundances within 0.001 of it", "largest bound on abundances"):
+        assert said in page
+    columns, rows = demonstration[1].tables[-1][1:]
+    assert columns[-2:] == ("optimum reached", "abundances within")
+    assert all(row[-2] == "yes" and float(row[-1]) <= 1e-3 for row in rows)
     assert sum(record["mean_abundances"]) == pytest.approx(1, abs=1e-4)
     assert record["mean_abundances"] == sorted(record["mean_abundances"], reverse=True)
 
@@ -40,7 +49,7 @@ def test_the_report_is_whole_and_self_contained(demonstration):
     assert result.report == folder / "report.html"
     for wanted in ("Indian Pines", "CC BY 3.0", "montmorillonite", "Woods", "HySime finds", "public domain"):
         assert wanted in page
-    assert page.count("data:image/png;base64,") == 11
+    assert page.count("data:image/png;base64,") == 12  # with the map of the bound on abundances
     assert "http:" not in page
     assert "https:" not in page
     assert "<script" not in page
