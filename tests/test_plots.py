@@ -408,7 +408,9 @@ def test_a_pixel_without_a_bound_is_neither_blank_nor_of_the_scale():
     assert colours[1, 0, 3] == 0  # blank
     assert (abs(image.cmap(np.linspace(0, 1, 256)) - red).max(-1) > 0.2).all()
     assert any("red: none" in axis.get_ylabel() for axis in figure.axes)
-    points = plots.abundance_bound_map(bound.reshape(-1)).axes[0].lines
+    listed = plots.abundance_bound_map(bound.reshape(-1)).axes[0]
+    assert "red: none" in listed.get_ylabel()  # not shortened
+    points = listed.lines
     np.testing.assert_array_equal(points[1].get_xdata(), [1, 5])
     np.testing.assert_array_equal(np.isfinite(points[0].get_ydata()), [True, False, True, False, True, False])
 

@@ -188,7 +188,7 @@ def abundance_bound_map(bound: Float[Any, "*pixel"], *, title: str = "", every: 
     """
     values, low, high = _decades(bound)
     without = bool(np.isposinf(values).any())
-    label = "log₁₀ of the bound" + (" (red: none)" if without else " (fraction)")
+    label = "log₁₀ bound (red: none)" if without else "log₁₀ bound (fraction)"
     values = np.where(np.isposinf(values), high + 0.1 * (high - low), values)
     title = title or "Bound on abundances"
     return _one_map(
