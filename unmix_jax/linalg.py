@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.lax.linalg import cholesky, triangular_solve
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 __all__ = [
     "einsum",
     "inverse",
+    "least",
     "matmul",
     "one_by_one",
     "safe_norm",
@@ -46,9 +47,19 @@ def squared_norm(vector: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def safe_sqrt(value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Square root whose derivative at zero is zero instead of infinite; zero below."""
-    positive = value > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+    """Square root whose derivative at zero is zero instead of infinite; zero below. NaN stays NaN."""
+    no_root = value <= 0  # false for NaN, which a comparison the other way round would turn into zero
+    return jnp.where(no_root, 0.0, jnp.sqrt(jnp.where(no_root, 1.0, value)))
+
+
+def least(values: Float[Array, "*batch n"]) -> Int[Array, "*batch"]:
+    """Place of the smallest value over the last axis, the first of several.
+
+    ``jnp.argmin`` is lowered outside ``jax.enable_x64`` and then fails for float64 inside a program in float32.
+    """
+    count = values.shape[-1]
+    here = values == jnp.min(values, -1, keepdims=True)
+    return jnp.min(jnp.where(here, jnp.arange(count, dtype=jnp.int32), jnp.int32(count - 1)), -1)
 
 
 def safe_norm(vector: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:

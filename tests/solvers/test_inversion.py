@@ -1,5 +1,7 @@
 """Inversion of mixing models: truth recovered, SciPy's optimum reached, limits kept, what cannot be told said."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,8 @@ from scipy.optimize import minimize
 
 from unmix_jax.driver import unmix
 from unmix_jax.physics.hapke import Hapke
-from unmix_jax.physics.mixing import ELMM, GBM, MLM, PPNM, SCLS, Fan, Linear, Nascimento, pair_products
+from unmix_jax.physics.intimate import KubelkaMunk, PowerMean, Shkuratov
+from unmix_jax.physics.mixing import ELMM, GBM, MLM, PPNM, SCLS, Fan, Linear, Nascimento, pair_products, split
 from unmix_jax.solvers.inversion import invert, prepare_inversion
 from unmix_jax.solvers.least_squares import fcls, prepare
 from unmix_jax.solvers.uncertainty import cramer_rao
@@ -27,6 +30,8 @@ PIXELS = 200  # of every batch, so that each model compiles once
 
 class Raised(eqx.Module):
     """A model that the package does not know: light that the sensor adds to a linear mixture."""
+
+    fitted: ClassVar[tuple[str, ...]] = ("offset",)
 
     offset: jax.Array
 
@@ -72,8 +77,8 @@ def noisy(name, level=0.004):
 
 
 def arrays(model):
-    """Its arrays, where it has some; known numbers of Hapke's model come out of a batch as arrays too."""
-    return [] if isinstance(model, Hapke) else jax.tree.leaves(eqx.filter(model, eqx.is_array_like))
+    """Its fitted numbers."""
+    return jax.tree.leaves(split(model, model.fitted)[0])
 
 
 def parameters(model):
@@ -270,22 +275,22 @@ def test_pixels_far_darker_than_the_model_can_be_come_to_an_end():
 
 
 @in_float64
-def test_numbers_are_known_and_pixels_may_have_endmembers_of_their_own():
+def test_parameters_may_be_known_and_pixels_may_have_endmembers_of_their_own():
     scales = np.linspace(0.8, 1.1, 6)[:, None, None]
     own, shares = scales * ENDMEMBERS, ABUNDANCES[4:10]
     known = PPNM(0.25)
     pixels = jax.vmap(known)(jnp.asarray(shares), jnp.asarray(own))
-    solution = jax.jit(jax.vmap(lambda pixel, spectra: invert(pixel, spectra, known)))(pixels, own)
+    solution = jax.jit(jax.vmap(lambda pixel, spectra: invert(pixel, spectra, known, fit=())))(pixels, own)
     np.testing.assert_allclose(solution.abundances, shares, atol=1e-8)
     assert solution.fitted.mixing.nonlinearity is None
     assert solution.fitted.covariance.shape == (6, 3, 3)
 
 
 @in_float64
-def test_limits_of_a_phase_function_are_those_of_its_arrays():
+def test_limits_of_a_phase_function_are_those_of_what_is_fitted():
     start = Hapke(phase_function="legendre", b=jnp.asarray(-0.2))
     limits = tuple(Hapke(phase_function="legendre", b=jnp.asarray(b)) for b in (-1.0, 1.0))
-    problem = prepare_inversion(ENDMEMBERS, start, limits=limits)
+    problem = prepare_inversion(ENDMEMBERS, start, limits=limits, fit=("b",))
     np.testing.assert_array_equal([problem.low, problem.high, problem.center], [[-1], [1], [-0.2]])
     pixel = start(jnp.array([0.5, 0.3, 0.2]), jnp.asarray(ENDMEMBERS))  # where it starts it is linear in albedo
     np.testing.assert_allclose(

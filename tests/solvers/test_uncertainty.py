@@ -28,6 +28,7 @@ MODELS = {
     "Hapke": lambda: Hapke(),
     "Hapke, b": lambda: Hapke(phase_function="legendre", b=jnp.asarray(-0.4), emergence=20.0),
 }
+FIT = {"Hapke, b": ("b",)}  # besides what the class of the model lists
 each_model = pytest.mark.parametrize("name", MODELS)
 bound = eqx.filter_jit(cramer_rao)
 
@@ -73,7 +74,7 @@ NOISES = {
 def test_agrees_with_a_basis_of_what_constraints_leave(name, noise):
     model = MODELS[name]()
     rows = slopes(model, ABUNDANCES)[0]
-    found = bound(model, ABUNDANCES, ENDMEMBERS, NOISES[noise])
+    found = bound(model, ABUNDANCES, ENDMEMBERS, NOISES[noise], fit=FIT.get(name))
     wanted = expected(rows, [True] * 3, NOISES[noise])
     np.testing.assert_allclose(found.covariance, wanted, rtol=2e-4, atol=1e-6 * np.abs(wanted).max())
     np.testing.assert_allclose(found.abundances.sum(0), 0, atol=1e-9)
@@ -84,11 +85,11 @@ def test_agrees_with_a_basis_of_what_constraints_leave(name, noise):
 def test_an_abundance_at_zero_is_held(name):
     model = MODELS[name]()
     edge = np.array([0.6, 0.0, 0.4])
-    found = bound(model, edge, ENDMEMBERS, 0.01)
+    found = bound(model, edge, ENDMEMBERS, 0.01, fit=FIT.get(name))
     wanted = expected(slopes(model, edge)[0], edge > 0, 0.01)
     np.testing.assert_allclose(found.covariance, wanted, rtol=2e-4, atol=1e-6 * np.abs(wanted).max())
     assert not found.covariance[1].any()
-    freed = bound(model, edge, ENDMEMBERS, 0.01, free=np.ones(3, bool))
+    freed = bound(model, edge, ENDMEMBERS, 0.01, free=np.ones(3, bool), fit=FIT.get(name))
     assert np.all(np.diag(freed.abundances) >= np.diag(found.abundances) * (1 - 1e-9))
 
 
@@ -138,6 +139,16 @@ def test_what_the_spectrum_does_not_tell_is_unknown():
     assert np.isinf(np.diag(scales.covariance)).all()
     single = bound(Linear(), np.ones(1), ENDMEMBERS[:1], 0.01)
     assert np.array_equal(single.covariance, [[0.0]])
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.asarray, jnp.asarray])
+def test_the_type_of_a_value_does_not_decide_whether_it_is_known(kind):
+    known = cramer_rao(PPNM(kind(0.2)), ABUNDANCES, ENDMEMBERS, 0.01, fit=())
+    fitted = cramer_rao(PPNM(kind(0.2)), ABUNDANCES, ENDMEMBERS, 0.01, fit=("nonlinearity",))
+    assert known.covariance.shape == (3, 3)
+    assert fitted.covariance.shape == (4, 4)
+    traced = jax.jit(lambda b: cramer_rao(PPNM(b), ABUNDANCES, ENDMEMBERS, 0.01, fit=()))(kind(0.2))
+    np.testing.assert_allclose(traced.covariance, known.covariance, rtol=1e-9)
 
 
 def test_a_batch_is_a_loop_and_float32_agrees():

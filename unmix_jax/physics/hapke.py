@@ -8,7 +8,7 @@ has w from the optical constants of a mineral, such as `physics.dispersion.refra
 Bright surfaces have 1 − w near zero, dark ones w: both are carried, so that float32 keeps its digits at either end.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -66,7 +66,7 @@ class Hapke(eqx.Module):
     the endmembers in the same geometry.
 
     Abundances are shares of the cross-section; where `density` and `diameter` are given, they are shares of the mass,
-    f_i ∝ c_i / (ρ_i d_i). Plain numbers are known; give an array to have a solver fit it.
+    f_i ∝ c_i / (ρ_i d_i). All fields are known, whatever type they have; ``fit=("b", "c")`` of a solver has it fit those.
 
     Attributes:
         incidence: angle of the light to the normal, degrees, below 90.
@@ -94,6 +94,8 @@ class Hapke(eqx.Module):
         Hapke 1981, doi:10.1029/JB086iB04p03039; Mustard and Pieters 1989, doi:10.1029/JB094iB10p13619; Hapke 2008,
         doi:10.1016/j.icarus.2008.01.003, for K.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     incidence: float = eqx.field(static=True, default=30.0)
     emergence: float = eqx.field(static=True, default=0.0)

@@ -5,7 +5,7 @@
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,6 +45,8 @@ class KubelkaMunk(_OfMean):
         Kubelka 1948, doi:10.1364/JOSA.38.000448.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ()
+
     def forward(self, spectra: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
         """K/S."""
         spectra = jnp.asarray(spectra)
@@ -69,6 +71,8 @@ class PowerMean(_OfMean):
         Yule and Nielsen 1951, TAGA Proceedings 3, 65; Viggiano 1985, TAGA Proceedings 37, 647, for whole spectra.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("exponent",)
+
     exponent: float | Float[Any, ""]
 
     def _exponent(self, like: Array) -> Array:
@@ -91,7 +95,7 @@ class PowerMean(_OfMean):
 
     def limits(self, endmembers: Float[Any, "endmember band"]) -> tuple["PowerMean", "PowerMean"]:
         """An exponent from −1 to 1."""
-        like = jnp.asarray(self.exponent)
+        like = jnp.asarray(self.exponent, jnp.result_type(self.exponent, 1.0))
         return PowerMean(jnp.full_like(like, -1.0)), PowerMean(jnp.full_like(like, 1.0))
 
 
@@ -101,7 +105,8 @@ class Shkuratov(eqx.Module):
     A grain of refractive index n reflects at its faces and absorbs e^−τ on the way through; with the share q of the
     volume that is grains, ρ_b = q r_b and ρ_f = q r_f + 1 − q, where r_b = R_b + h, r_f = R_f + T_e T_i e^−τ + h and
     h = ½ T_e T_i R_i e^−2τ / (1 − R_i e^−τ). The albedo A of the row has (1 − A)²/A = ((1 − ρ_b)² − ρ_f²)/ρ_b. The τ
-    of an endmember follows from its A. Abundances are shares of the volume.
+    of an endmember follows from its A. Abundances are shares of the volume. The index is known, unless a solver is told
+    ``fit=("index",)``.
 
     Attributes:
         index: n, one or one of each endmember.
@@ -114,7 +119,9 @@ class Shkuratov(eqx.Module):
         Shkuratov, Starukhina, Hoffmann and Arnold 1999, doi:10.1006/icar.1998.6035.
     """
 
-    index: float | Float[Any, " endmember"] = 1.6
+    fitted: ClassVar[tuple[str, ...]] = ()
+
+    index: float | Float[Any, ""] | Float[Any, " endmember"] = 1.6
     filling: float = eqx.field(static=True, default=0.8)
 
     def __check_init__(self) -> None:

@@ -1,9 +1,12 @@
 """How the spectra of the materials in a pixel become the spectrum of the pixel.
 
-A mixing model is a callable pytree, ``mixing(abundances, endmembers) -> spectrum``, of one pixel. Its array leaves are
-what a solver may fit besides the abundances; plain numbers are known. Where light meets one material only, spectra add
-up (`Linear`); where it is reflected from one onto another, products of spectra appear (`Nascimento`, `Fan`, `GBM`), or
-powers of the linear mixture (`PPNM`, `MLM`). `physics.hapke` has grains that touch.
+A mixing model is a callable pytree, ``mixing(abundances, endmembers) -> spectrum``, of one pixel. Where light meets one
+material only, spectra add up (`Linear`); where it is reflected from one onto another, products of spectra appear
+(`Nascimento`, `Fan`, `GBM`), or powers of the linear mixture (`PPNM`, `MLM`). `physics.hapke` has grains that touch.
+
+What a solver fits besides the abundances is declared by field: the class lists its fitted fields in ``fitted``, and the
+option ``fit`` of a solver names others, or none with ``fit=()``. All other fields are known. Whether a value is a Python
+number, a NumPy or a JAX array or is traced does not matter; `fitted_fields` has the rule.
 
 `PPNM` and `MLM` change a linear mixture band by band: ``response`` does that, and ``linear_part`` undoes it, so that a
 spectrum of known nonlinearity is a linear mixture again.
@@ -12,12 +15,13 @@ What a solver may ask of a model, where the model has it:
 
 - ``terms(endmembers)`` and ``term_weights(count)``, of a model of second degree: the endmembers, then products of two,
   and a weight of each, so that the mixture is Σ_i weight_i a_i m_i + Σ_ij weight_ij a_i a_j m_i ⊙ m_j, with `monomials`
-  for the a_i and the a_i a_j. Weights are affine in the model's arrays;
-- ``limits(endmembers)``: the model with the least and with the greatest values that its arrays may have.
+  for the a_i and the a_i a_j. Weights are affine in the fitted fields;
+- ``limits(endmembers)``: the model with the least and with the greatest values that its fitted fields may have.
 """
 
 from abc import abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -37,9 +41,11 @@ __all__ = [
     "Linear",
     "Mixing",
     "Nascimento",
+    "fitted_fields",
     "monomials",
     "pair_products",
     "pairs",
+    "split",
 ]
 
 
@@ -52,6 +58,72 @@ class Mixing(Protocol):
     ) -> Float[Array, " band"]:
         """Spectrum of a pixel, in the unit of the endmembers."""
         ...
+
+
+def fitted_fields(mixing: Any, fit: str | Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names of the fields of a model that a solver fits; all other fields are known.
+
+    Args:
+        mixing: the model.
+        fit: names of the fields to fit, none with ``()``; None: those that the class of the model lists in ``fitted``.
+
+    Returns:
+        The names, in the order of the model's fields.
+
+    Raises:
+        ValueError: a name that is no field with numbers in it; with ``fit=None``, a model whose class does not say what
+            is fitted though it has fields with floating-point numbers, or a plain Python number in a field that the
+            class lists: before fields were declared it was taken for known.
+    """
+    kind = type(mixing).__name__
+    fields: dict[str, list[Any]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mixing):
+        fields.setdefault(_field(path), []).append(leaf)
+    if fit is not None:
+        names = (fit,) if isinstance(fit, str) else tuple(fit)
+        for name in names:
+            if name not in fields:
+                has = ", ".join(name for name, leaves in fields.items() if all(map(_is_number, leaves))) or "none"
+                raise ValueError(f"fit names {name!r}; the fields of {kind} that hold numbers are: {has}")
+            if not all(map(_is_number, fields[name])):
+                raise ValueError(f"fit names {name!r} of {kind}, which holds {fields[name]!r} and not real numbers")
+        return tuple(name for name in fields if name in names)
+    declared = getattr(type(mixing), "fitted", None)
+    if declared is None:
+        unsaid = tuple(name for name, leaves in fields.items() if any(map(eqx.is_inexact_array_like, leaves)))
+        if unsaid:
+            raise ValueError(
+                f"{kind} does not say which of its fields are fitted: give fit={unsaid!r} to fit "
+                f"{'it' if len(unsaid) == 1 else 'them'}, fit=() where all are known, or list the fitted fields in the "
+                "class, fitted: ClassVar[tuple[str, ...]] = (...)"
+            )
+        return ()
+    for name in declared:
+        if any(type(leaf) in (int, float) for leaf in fields.get(name, [])):
+            raise ValueError(
+                f"{kind}.{name} is a plain number: give fit=({name!r},) to fit it from there, or fit=() where it is known"
+            )
+    return tuple(name for name in fields if name in declared)
+
+
+def split(mixing: Any, names: Sequence[str]) -> tuple[Any, Any]:
+    """The model with nothing but these fields, and with everything else; ``eqx.combine`` puts them together."""
+    chosen = jax.tree_util.tree_map_with_path(lambda path, _: _field(path) in names, mixing)
+    return eqx.partition(mixing, chosen)
+
+
+def _field(path: Any) -> str:
+    """Name of the field of a model that a leaf belongs to."""
+    if not path:
+        return ""
+    return str(next(getattr(path[0], kind) for kind in ("name", "key", "idx") if hasattr(path[0], kind)))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether a leaf is real: a number or an array of them."""
+    if isinstance(leaf, bool | np.bool_) or not eqx.is_array_like(leaf):
+        return False
+    return bool(np.issubdtype(np.result_type(leaf), np.floating) or np.issubdtype(np.result_type(leaf), np.integer))
 
 
 def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +155,8 @@ def term_pairs(count: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
 class _OfEndmembers(eqx.Module):
     """A weighted sum of the endmembers alone."""
 
+    fitted: ClassVar[tuple[str, ...]] = ()
+
     def terms(self, endmembers: Float[Any, "endmember band"]) -> Float[Any, "term band"]:
         """The endmembers."""
         return endmembers
@@ -112,6 +186,8 @@ class Nascimento(eqx.Module):
         Nascimento and Bioucas-Dias 2009, doi:10.1117/12.830492.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("interactions",)
+
     interactions: Float[Array, " pair"]
 
     def __call__(
@@ -128,6 +204,8 @@ class Fan(eqx.Module):
     Reference:
         Fan et al. 2009, doi:10.1080/01431160802558659.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self, abundances: Float[Any, " endmember"], endmembers: Float[Any, "endmember band"]
@@ -156,6 +234,8 @@ class GBM(eqx.Module):
     Reference:
         Halimi et al. 2011, doi:10.1109/TGRS.2010.2098414.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ("interactions",)
 
     interactions: Float[Array, " pair"]
 
@@ -206,6 +286,8 @@ class PPNM(_OfLinear):
         Altmann et al. 2012, doi:10.1109/TIP.2012.2187668.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("nonlinearity",)
+
     nonlinearity: float | Float[Any, ""]
 
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
@@ -243,6 +325,8 @@ class MLM(_OfLinear):
         Heylen and Scheunders 2016, doi:10.1109/TGRS.2015.2453915.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("probability",)
+
     probability: float | Float[Any, ""]
 
     def response(self, linear: Float[Any, "*shape"]) -> Float[Array, "*shape"]:
@@ -271,6 +355,8 @@ class ELMM(_OfEndmembers):
         Drumetz et al. 2016, doi:10.1109/TIP.2016.2579259.
     """
 
+    fitted: ClassVar[tuple[str, ...]] = ("scales",)
+
     scales: Float[Array, " endmember"]
 
     def __call__(
@@ -297,6 +383,8 @@ class SCLS(_OfEndmembers):
     Reference:
         Veganzones et al. 2014, A new extended linear mixing model to address spectral variability, WHISPERS.
     """
+
+    fitted: ClassVar[tuple[str, ...]] = ("brightness",)
 
     brightness: float | Float[Any, ""]
 
@@ -337,11 +425,11 @@ def _brightest(endmembers: Any) -> Array:
 
 
 def _between(model: Any, least: Any, most: Any) -> Any:
-    """The model with all its arrays at the least, and at the greatest values."""
+    """The model with its fitted fields at the least, and at the greatest values."""
 
     def filled(value: Any) -> Any:
-        arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-        return eqx.combine(jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), arrays), rest)
+        numbers, rest = split(model, model.fitted)
+        return eqx.combine(jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x, 1.0)), numbers), rest)
 
     return filled(least), filled(most)
 

@@ -1,4 +1,4 @@
-"""Exact least squares in the reduced space, for many pixels at once, with a certificate for each.
+"""Exact least squares in the reduced space, for many pixels at once, with a proof for each.
 
 One contract, `solve` for one pixel; under ``vmap`` the pixels are gathered and a batch kernel runs, chosen by the
 number of endmembers:
@@ -7,9 +7,13 @@ number of endmembers:
 - up to 12: block principal pivoting (Judice and Pires 1994, 10.1016/0305-0548(94)90106-6) through the table;
 - beyond: `support.py`, a first-order start and block principal pivoting with a Cholesky factor per support.
 
-Each works on the pixels that are not yet done, gathered into chunks, so that the hardest pixel does not set the
-price of all. A pixel that a kernel leaves with too large a duality gap (degenerate or dependent endmembers) is
-solved again by `pivoting.py`, slow and always right. Inside, the pixels are on the last axis.
+A table says how far a pixel is from the nearest place where another support would be optimal. Where that is more than
+rounding can move the pixel, and the abundances answer so little to rounding that they are within tolerance, the answer
+is proved. All other pixels are solved again in float64 from the support that was found, and `certificate.py` bounds the
+errors of objective and abundances; a pixel that is still not proved is solved by `pivoting.py`, slow and always right.
+
+Each kernel works on the pixels that are not yet done, gathered into chunks, so that the hardest pixel does not set the
+price of all. Inside, the pixels are on the last axis.
 """
 
 import functools
@@ -21,19 +25,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.solvers.lanes import affine, apply, inner, over
-from unmix_jax.solvers.pivoting import pivot_solve, refine
-from unmix_jax.solvers.support import support_solve
-from unmix_jax.solvers.tables import Geometry
+from unmix_jax.linalg import matmul
+from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
+from unmix_jax.solvers.lanes import affine, apply, inner, over, stacked
+from unmix_jax.solvers.pivoting import pivot_solve
+from unmix_jax.solvers.support import first_guess, support_solve
+from unmix_jax.solvers.tables import Geometry, Prepared, Region
 from unmix_jax.solvers.worklist import State, work_off
 
-__all__ = ["Reduced", "solve", "tolerance"]
+__all__ = ["Reduced", "abundance_tolerance", "rounding", "solve", "tolerance"]
 
 ENUMERATION_LIMIT = 4
 CHUNK = 1024
 REPAIR_CHUNK = 256
 PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
+FEW = 512  # pixels of a tile that are projected again in float64; where more are doubtful, the whole tile is
 
 
 class Reduced(eqx.Module):
@@ -42,24 +49,42 @@ class Reduced(eqx.Module):
     Attributes:
         abundances: the minimiser over the feasible set.
         steps: supports tried or pivots made.
-        excess: upper bound on the objective minus its minimum.
+        gap: upper bound on the objective minus its minimum, over half the squared norm of the pixel.
         explained: ``‖z‖² − ‖z − Fa‖²``, what the fit takes of the squared norm.
+        bound: on the error of every abundance.
     """
 
     abundances: Float[Array, "*pixel endmember"]
     steps: Int[Array, "*pixel"]
-    excess: Float[Array, "*pixel"]
+    gap: Float[Array, "*pixel"]
     explained: Float[Array, "*pixel"]
+    bound: Float[Array, "*pixel"]
 
 
-def tolerance(dtype: Any) -> float:
-    """Largest relative gap that counts as solved, by precision."""
-    return 3e-5 if jnp.finfo(dtype).bits == 32 else 1e-12
+def rounding(dtype: Any, bands: int, latent: int) -> float:
+    """Error of a distance in the reduced space, as a share of the lengths of pixel and endmembers.
+
+    Errors of a product of n terms add up like a random walk: twice the square root of n units in the last place is
+    more than was seen in 10⁷ products. One product runs over the bands, one over the dimensions of the reduced space.
+    """
+    unit = 0.5 * float(jnp.finfo(dtype).eps)
+    return unit * (2 * bands**0.5 + 2 * (latent + 3) ** 0.5)
 
 
-def solve(geometry: Geometry, z: Float[Array, " latent"], *, sum_to_one: bool, bounded: bool) -> Reduced:
-    """Solve for one pixel: argmin ½‖z − Fa‖² subject to Σa = 1 (``sum_to_one``) and a ≥ 0 (``bounded``)."""
-    answer = _many(sum_to_one, bounded)(geometry, z[None])
+def solve(
+    problem: Prepared, pixel: Float[Array, " band"], norm: Float[Array, ""], *, sum_to_one: bool, bounded: bool
+) -> Reduced:
+    """Solve for one pixel: argmin ½‖z − Fa‖² subject to Σa = 1 (``sum_to_one``) and a ≥ 0 (``bounded``).
+
+    Args:
+        problem: the prepared endmembers.
+        pixel: zero in bands that do not count.
+        norm: squared norm of the pixel, as the objective sees it.
+        sum_to_one: whether abundances sum to one.
+        bounded: whether abundances may not be negative.
+    """
+    parts = problem.projector, problem.geometry, problem.exact_projector, problem.exact
+    answer = _many(sum_to_one, bounded)(*parts, pixel[None], norm[None])
     return jax.tree.map(lambda x: x[0], answer)
 
 
@@ -69,22 +94,25 @@ def _many(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
     batch = _bounded if bounded else _linear
 
     @jax.custom_batching.custom_vmap
-    def many(geometry: Geometry, z: Array) -> Reduced:
+    def many(projector: Array, geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, norms: Array) -> Reduced:
         # the barriers keep the transposes out of the products with the bands, which they would slow down
-        answer = batch(geometry, jax.lax.optimization_barrier(z).T, sum_to_one)
+        z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
+        answer = batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)
         return jax.lax.optimization_barrier(answer)
 
     @many.def_vmap
-    def _(axis_size: int, in_batched: Any, geometry: Geometry, z: Array) -> Any:
-        geometry_batched, z_batched = in_batched
-        if any(jax.tree.leaves(geometry_batched)):  # every pixel has its own endmembers: nothing to share
-            axes = jax.tree.map(lambda batched: 0 if batched else None, geometry_batched)
-            alone = _alone if bounded else batch
-            own = jax.vmap(lambda geometry, z: alone(geometry, z.T, sum_to_one), (axes, 0 if z_batched else None))
-            answer = own(geometry, z)
+    def _(axis_size: int, in_batched: Any, *operands: Any) -> Any:
+        if any(jax.tree.leaves(in_batched[:-2])):  # every pixel has its own endmembers: nothing to share
+            axes = jax.tree.map(lambda batched: 0 if batched else None, list(in_batched))
+            answer = jax.vmap(many.fun, axes)(*operands)
         else:
-            answer = many(geometry, z.reshape(-1, z.shape[-1]))
-            answer = jax.tree.map(lambda x: x.reshape(*z.shape[:-1], *x.shape[1:]), answer)
+            full = [
+                jnp.asarray(x) if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+                for x, batched in zip(operands[-2:], in_batched[-2:], strict=True)
+            ]
+            pixels, norms = full
+            answer = many(*operands[:-2], pixels.reshape(-1, pixels.shape[-1]), norms.reshape(-1))
+            answer = jax.tree.map(lambda x: x.reshape(*norms.shape, *x.shape[1:]), answer)
         return answer, jax.tree.map(lambda _: True, answer)
 
     return many
@@ -94,7 +122,7 @@ def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) 
     """Bound on the excess objective from the gradient g at ``abundances``, and what the fit explains.
 
     Simplex: the Frank-Wolfe gap ``g·a − min g``. Cone: ``g·a + ‖z‖ max_j (−g_j)₊ / (f_j·u)`` with ``u`` the mean
-    direction of the endmembers, since no fit better than none has ``Σ a_j f_j·u > ‖z‖``; NaN where an endmember has
+    direction of the endmembers, since no fit better than none has ``Σ a_j f_j·u > ‖z‖``; infinite where an endmember has
     no positive part along ``u`` and its gradient is negative.
     """
     fit = apply(geometry.factor, abundances)
@@ -103,87 +131,185 @@ def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) 
     slack = inner(gradient, abundances)
     if sum_to_one:
         return jnp.maximum(slack - over(jnp.minimum, gradient), 0), explained
-    reach = jnp.where(geometry.reach > 0, geometry.reach, jnp.nan)[:, None]
-    downhill = over(jnp.maximum, jnp.where(gradient < 0, -gradient / reach, 0.0))
+    reach = geometry.reach[:, None]
+    steepness = jnp.where(reach > 0, -gradient / jnp.where(reach > 0, reach, 1.0), jnp.inf)
+    downhill = over(jnp.maximum, jnp.where(gradient < 0, steepness, 0.0))
     return jnp.maximum(slack, 0) + jnp.sqrt(inner(z, z)) * downhill, explained
 
 
-def _linear(geometry: Geometry, z: Array, sum_to_one: bool) -> Reduced:
+def _relative(excess: Array, norms: Array) -> Array:
+    """The gap: excess over half the squared norm; NaN for a pixel of zeros."""
+    energy = 0.5 * norms
+    return jnp.where(energy > 0, excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
+
+
+def _linear(
+    geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, z: Array, norms: Array, sum_to_one: bool
+) -> Reduced:
     """Without bounds: one affine map; the excess is what the free directions could still gain."""
+
+    def affine_solution(geometry: Geometry, z: Array, norms: Array, bands: int) -> Reduced:
+        region = geometry.simplex if sum_to_one else geometry.cone
+        abundances = affine(region.linear, z, region.offset)
+        # once more from what is left: the pseudo-inverse loses the condition number twice
+        abundances = abundances + apply(region.linear, z - apply(geometry.factor, abundances))
+        fit = apply(geometry.factor, abundances)
+        left = apply(region.plane.T, z - fit)
+        steps = jnp.ones(z.shape[1], jnp.int32)
+        noise = rounding(z.dtype, bands, len(z)) * (jnp.sqrt(norms) + jnp.sqrt(inner(fit, fit)) + _longest(geometry))
+        bound = region.sensitivity * (noise + jnp.sqrt(inner(left, left)))
+        gap = _relative(0.5 * inner(left, left), norms)
+        return Reduced(abundances.T, steps, gap, inner(2 * z - fit, fit), bound)
+
+    bands = pixels.shape[1]
+    found = affine_solution(geometry, z, norms, bands)
+
+    def again() -> Reduced:
+        with jax.enable_x64(True):
+            precise = matmul(pixels.astype(jnp.float64), exact_projector).T
+            return _rounded(affine_solution(exact, precise, inner(precise, precise), bands), exact.unit, z.dtype)
+
+    if z.dtype == jnp.float64:
+        return again()
+    fine = jnp.all(_within(found, norms) | ~jnp.isfinite(over(jnp.add, z)))
+    return jax.lax.cond(fine, lambda: found, again)
+
+
+def _within(found: Reduced, norms: Array) -> Array:
+    """Whether gap and bound are within tolerance, and may be trusted: squares of very small pixels are zero."""
+    info = jnp.finfo(found.bound.dtype)
+    largest = jnp.maximum(jnp.max(jnp.abs(found.abundances), -1), 1.0)
+    near = found.bound <= 0.99 * abundance_tolerance(info.dtype) * largest
+    return near & (found.gap <= 0.5 * tolerance(info.dtype)) & (norms > float(info.tiny) / float(info.eps) ** 2)
+
+
+def _rounded(precise: Reduced, unit: Array, dtype: Any) -> Reduced:
+    """An answer in float64 in the precision and in the unit of the pixels, with what rounding adds to the bound."""
+    change = jnp.max(jnp.abs(precise.abundances), -1) * jnp.finfo(dtype).eps
+    explained = precise.explained * unit**2
+    precise = eqx.tree_at(lambda r: (r.bound, r.explained), precise, (precise.bound + change, explained))
+    return jax.tree.map(lambda x: x if x.dtype == jnp.int32 else x.astype(dtype), precise)
+
+
+def _longest(geometry: Geometry) -> Array:
+    """Length of the longest endmember in the reduced space."""
+    return jnp.sqrt(jnp.max(jnp.diagonal(geometry.gram)))
+
+
+def _bounded(
+    geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, z: Array, norms: Array, sum_to_one: bool
+) -> Reduced:
+    """The table, where there is one, and float64 for what it does not prove."""
     region = geometry.simplex if sum_to_one else geometry.cone
-    abundances = affine(region.linear, z, region.offset)
-    fit = apply(geometry.factor, abundances)
-    left = apply(region.plane.T, z - fit)
-    steps = jnp.ones(z.shape[1], jnp.int32)
-    return Reduced(abundances.T, steps, 0.5 * inner(left, left), inner(2 * z - fit, fit))
-
-
-def _alone(geometry: Geometry, z: Array, sum_to_one: bool) -> Reduced:
-    """Pixels whose endmembers are theirs alone: single pivots."""
-    robust = functools.partial(pivot_solve, sum_to_one=sum_to_one)
-    abundances, steps = jax.vmap(robust, (None, 1))(geometry, z)
-    return _judged(geometry, z, abundances, steps, sum_to_one)
-
-
-def _judged(geometry: Geometry, z: Array, abundances: Array, steps: Array, sum_to_one: bool) -> Reduced:
-    """The abundances [pixel, endmember] with their supports solved to full precision, certified."""
-    polish = functools.partial(refine, sum_to_one=sum_to_one)
-    abundances = jax.vmap(polish, (None, 1, 0))(geometry, z, abundances)
-    excess, explained = _certify(geometry, z, abundances.T, sum_to_one)
-    return Reduced(abundances, steps, excess, explained)
-
-
-def _bounded(geometry: Geometry, z: Array, sum_to_one: bool) -> Reduced:
-    """Fast kernel, certificate, and single pivots for what is not certified."""
-    region = geometry.simplex if sum_to_one else geometry.cone
+    count, dtype = geometry.factor.shape[1], z.dtype
+    hopeless = ~jnp.isfinite(over(jnp.add, z))
     if region.table is None:
-        abundances, steps = support_solve(geometry, z, sum_to_one)
-    elif region.table.shape[0] <= ENUMERATION_LIMIT:
-        abundances, steps = _enumerate(region.table, z)
-    else:
-        abundances, steps = _block_pivot(region.table, z)
+        inside = first_guess(geometry, z, sum_to_one)
+        with jax.enable_x64(True):
+            precise = matmul(pixels.astype(jnp.float64), exact_projector).T
+            solved = _precisely(exact, precise, inside, hopeless, sum_to_one)
+            return _rounded(solved, exact.unit, dtype)
+
+    noise = rounding(dtype, pixels.shape[1], len(z)) * (jnp.sqrt(norms) + _longest(geometry))
+    kernel = _enumerate if count <= ENUMERATION_LIMIT else _block_pivot
+    abundances, lengths, distance, steps = kernel(region, z, noise)
     if sum_to_one:
         abundances = abundances / over(jnp.add, abundances)
     excess, explained = _certify(geometry, z, abundances, sum_to_one)
-    norm = inner(z, z)
-    enough = 0.5 * tolerance(z.dtype) * norm
-    hopeless = ~jnp.isfinite(norm)
+    # normalising adds the errors of the others
+    unit = float(jnp.finfo(dtype).eps)
+    bound = (2.0 if sum_to_one else 1.0) * lengths * noise + unit * jnp.maximum(over(jnp.maximum, abundances), 1.0)
+    bound = jnp.where(distance > noise, bound, jnp.inf)
+    found = Reduced(abundances.T, steps, _relative(excess, norms), explained, bound)
+    skip = _within(found, norms) | hopeless
 
-    def again(chunk: State) -> State:
-        """The better of two ways: the support that was found solved to full precision, or single pivots."""
-        refined = _judged(geometry, chunk["z"], chunk["abundances"].T, jnp.zeros_like(chunk["steps"]), sum_to_one)
-        for new in (refined, _alone(geometry, chunk["z"], sum_to_one)):
-            better = (new.excess < chunk["excess"]) | ~jnp.isfinite(chunk["excess"])
-            chunk = {
-                "z": chunk["z"],
-                "abundances": jnp.where(better, new.abundances.T, chunk["abundances"]),
-                "steps": chunk["steps"] + new.steps,
-                "excess": jnp.where(better, new.excess, chunk["excess"]),
-                "explained": jnp.where(better, new.explained, chunk["explained"]),
-                "done": jnp.ones_like(chunk["done"]),
-            }
-        return chunk
+    def again() -> Reduced:
+        """The pixels that are not to be skipped, in float64, a few at a time."""
+        with jax.enable_x64(True):
+            precise = _projected(pixels, exact_projector, ~skip)
+            total = len(skip)
+            size = min(REPAIR_CHUNK, total)
+            doubtful = jnp.nonzero(~skip, size=-(-total // size) * size, fill_value=total)[0]
 
-    state = {
-        "z": z,
-        "abundances": abundances,
-        "steps": steps,
-        "excess": excess,
-        "explained": explained,
-        "done": (excess <= enough) | hopeless,
-    }
-    state = work_off(again, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z",))
-    return Reduced(state["abundances"].T, state["steps"], state["excess"], state["explained"])
+            def more(state: Any) -> Any:
+                turn, found = state
+                rows = jax.lax.dynamic_slice(doubtful, (turn * size,), (size,))
+                near = precise.at[rows].get(mode="clip").T, (found.abundances > 0).at[rows].get(mode="clip").T
+                new = _rounded(_precisely(exact, *near, rows == total, sum_to_one), exact.unit, dtype)
+                new = eqx.tree_at(lambda r: r.steps, new, new.steps + found.steps.at[rows].get(mode="clip"))
+                return turn + 1, jax.tree.map(lambda x, y: x.at[rows].set(y, mode="drop"), found, new)
+
+            number = jnp.sum(~skip)
+            return jax.lax.while_loop(lambda state: state[0] * size < number, more, (0, found))[1]
+
+    return jax.lax.cond(jnp.all(skip), lambda: found, again)
 
 
-def _enumerate(table: Array, z: Array) -> tuple[Array, Array]:
-    """The support whose worst form is best, among all."""
+def _precisely(exact: Geometry, z: Array, inside: Array, skip: Array, sum_to_one: bool) -> Reduced:
+    """The answer in float64 from these supports, proved where it can be; NaN for pixels to skip."""
+    abundances, steps, done = support_solve(exact, z, inside, skip, sum_to_one)
+    state = {"z": z, "abundances": abundances, "steps": steps, "done": done}
+
+    def robust(chunk: State) -> State:
+        """Single pivots: degenerate and dependent endmembers."""
+        solve = functools.partial(pivot_solve, sum_to_one=sum_to_one)
+        found, turns = jax.vmap(solve, (None, 1))(exact, chunk["z"])
+        return chunk | {"abundances": found.T, "steps": chunk["steps"] + turns, "done": jnp.ones_like(chunk["done"])}
+
+    state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z",))
+    if sum_to_one:
+        total = over(jnp.add, state["abundances"])
+        state["abundances"] = state["abundances"] / jnp.where(total > 0, total, 1.0)
+    blank = jnp.full(len(skip), jnp.nan, z.dtype)
+    state |= {"gap": blank, "bound": blank, "explained": blank, "done": skip}
+    judge = functools.partial(_judged, exact, sum_to_one)
+    state = work_off(judge, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "abundances", "steps"))
+    abundances = jnp.where(skip, jnp.nan, state["abundances"])
+    return Reduced(abundances.T, state["steps"], state["gap"], state["explained"], state["bound"])
+
+
+def _projected(pixels: Array, projector: Array, wanted: Array) -> Float[Array, "pixel latent"]:
+    """Pixels in the reduced space, in float64; what is not wanted may be zero."""
+    count = len(pixels)
+    number = jnp.sum(wanted)
+
+    def few() -> Array:
+        rows = jnp.nonzero(wanted, size=min(FEW, count), fill_value=count)[0]
+        some = matmul(pixels.at[rows].get(mode="clip").astype(projector.dtype), projector)
+        return jnp.zeros((count, projector.shape[1]), projector.dtype).at[rows].set(some, mode="drop")
+
+    def every() -> Array:
+        return matmul(pixels.astype(projector.dtype), projector)
+
+    if count <= FEW:
+        return every()
+    return jax.lax.cond(number <= FEW, few, every)  # no loop: it would copy the pixels
+
+
+def _judged(exact: Geometry, sum_to_one: bool, chunk: State) -> State:
+    """Gap, bound and what the fit explains, of abundances in float64."""
+    z, abundances = chunk["z"], chunk["abundances"]
+    excess, explained = _certify(exact, z, abundances, sum_to_one)
+    sensitivity = (exact.simplex if sum_to_one else exact.cone).sensitivity * len(abundances) ** 0.5
+    sharp, bound = proved(exact.factor, exact.gram, z.T, abundances.T, 0.0, sum_to_one, sensitivity)
+    gap = _relative(jnp.minimum(excess, sharp), inner(z, z))
+    return chunk | {"gap": gap, "bound": bound, "explained": explained, "done": jnp.ones_like(chunk["done"])}
+
+
+def _enumerate(region: Region, z: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+    """The support whose smallest distance is largest, among all.
+
+    Returns:
+        Abundances, the largest of their lengths, the smallest distance, and the supports that were tried.
+    """
+    table, lengths = region.table, region.lengths
+    assert table is not None and lengths is not None
     count, _, supports = table.shape
 
     columns = list(z)
 
     def attempt(carry: Any, support: Array) -> Any:
-        best, abundances = carry
+        best, steepest, abundances = carry
         entries = table[:, :, support]
         forms = [
             functools.reduce(lambda s, j, i=i: s + entries[i, j] * columns[j], range(len(z)), entries[i, -1])  # type: ignore[misc]
@@ -191,34 +317,40 @@ def _enumerate(table: Array, z: Array) -> tuple[Array, Array]:
         ]
         score = functools.reduce(jnp.minimum, forms)
         better = score > best
-        abundances = [
-            jnp.where(better, jnp.where((support >> i) & 1 == 1, forms[i], 0.0), abundances[i]) for i in range(count)
-        ]
-        return (jnp.where(better, score, best), abundances), None
+        own = lengths[:, support]
+        abundances = [jnp.where(better, forms[i] * own[i], abundances[i]) for i in range(count)]
+        return (jnp.where(better, score, best), jnp.where(better, jnp.max(own), steepest), abundances), None
 
     pixels = z.shape[1]
-    start = (jnp.full(pixels, -jnp.inf, z.dtype), [jnp.zeros(pixels, z.dtype)] * count)
-    (_, abundances), _ = jax.lax.scan(attempt, start, jnp.arange(supports))
-    return jnp.maximum(jnp.stack(abundances), 0), jnp.full(pixels, supports, jnp.int32)
+    nothing = jnp.zeros(pixels, z.dtype)
+    start = (jnp.full(pixels, -jnp.inf, z.dtype), nothing, [nothing] * count)
+    (best, steepest, abundances), _ = jax.lax.scan(attempt, start, jnp.arange(supports))
+    return jnp.maximum(jnp.stack(abundances), 0), steepest, best, jnp.full(pixels, supports, jnp.int32)
 
 
-def _block_pivot(table: Array, z: Array) -> tuple[Array, Array]:
-    """Block principal pivoting, from the full support, with Murty's rule of one index as the guard."""
+def _block_pivot(region: Region, z: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+    """Block principal pivoting, from the full support, with Murty's rule of one index as the guard.
+
+    Returns:
+        As `_enumerate`.
+    """
+    table, lengths = region.table, region.lengths
+    assert table is not None and lengths is not None
     count, width, supports = table.shape
     pixels = z.shape[1]
     bits = (1 << jnp.arange(count, dtype=jnp.int32))[:, None]
-    small = -jnp.asarray(1e-6 if z.dtype == jnp.float32 else 1e-13, z.dtype)
 
-    def judge(forms: Array) -> tuple[Array, Array]:
-        wrong = forms < small
+    def judge(forms: Array, noise: Array) -> tuple[Array, Array]:
+        wrong = forms < -noise
         number = jnp.sum(wrong, 0, dtype=jnp.int32)
         return jnp.sum(jnp.where(wrong, bits, 0), 0, dtype=jnp.int32), number
 
     full = table[:, :, supports - 1]
     forms = affine(full[:, :-1], z, full[:, -1])
-    wrong, number = judge(forms)
+    wrong, number = judge(forms, noise)
     state = {
         "z": z,
+        "noise": noise,
         "forms": forms,
         "support": jnp.full(pixels, supports - 1, jnp.int32),
         "wrong": wrong,
@@ -248,9 +380,10 @@ def _block_pivot(table: Array, z: Array) -> tuple[Array, Array]:
                 for i in range(count)
             ]
         )
-        wrong, number = judge(forms)
+        wrong, number = judge(forms, s["noise"])
         new = {
             "z": s["z"],
+            "noise": s["noise"],
             "forms": forms,
             "support": support,
             "wrong": wrong,
@@ -265,6 +398,7 @@ def _block_pivot(table: Array, z: Array) -> tuple[Array, Array]:
     def several(s: State) -> State:
         return jax.lax.fori_loop(0, PIVOTS_PER_CHUNK, lambda _, s: pivot(s), s)
 
-    state = work_off(several, state, chunk=CHUNK, max_rounds=MAX_CHUNK_ROUNDS, constant=("z",))
-    member = (state["support"] >> jnp.arange(count)[:, None]) & 1
-    return jnp.maximum(jnp.where(member == 1, state["forms"], 0), 0), state["steps"]
+    state = work_off(several, state, chunk=CHUNK, max_rounds=MAX_CHUNK_ROUNDS, constant=("z", "noise"))
+    own = stacked([lengths[i].at[state["support"]].get(mode="promise_in_bounds") for i in range(count)])
+    distance = over(jnp.minimum, state["forms"])
+    return jnp.maximum(state["forms"] * own, 0), over(jnp.maximum, own), distance, state["steps"]

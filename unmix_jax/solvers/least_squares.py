@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul, solve_symmetric, squared_norm
-from unmix_jax.solvers.active_set import Reduced, solve, tolerance
+from unmix_jax.solvers.active_set import Reduced, abundance_tolerance, solve, tolerance
 from unmix_jax.solvers.batching import check_pixel
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, prepare_for, whiten_and_detrend
@@ -156,13 +156,12 @@ def _solve(pixel: Float[Any, " band"], endmembers: Any, *, sum_to_one: bool, bou
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
     if problem.good is not None:
         pixel = jnp.where(problem.good, pixel, 0.0)
-    geometry = problem.geometry
-    z = matmul(jax.lax.stop_gradient(pixel), problem.projector)
-    abundances, answer = _differentiable(pixel, problem, z, sum_to_one, bounded)
+    plain = problem.whitener is None and problem.baseline is None
+    norm = squared_norm(pixel if plain else whiten_and_detrend(problem, pixel))
+    abundances, answer = _differentiable(pixel, problem, norm, sum_to_one, bounded)
 
     baseline = None
-    if problem.whitener is None and problem.baseline is None:
-        norm = squared_norm(pixel)
+    if plain:
         squared = squared_residual(pixel, abundances, problem.endmembers, norm, answer.explained)
     else:
         error = pixel - matmul(abundances, problem.endmembers)
@@ -172,19 +171,19 @@ def _solve(pixel: Float[Any, " band"], endmembers: Any, *, sum_to_one: bool, bou
         if problem.good is not None:
             error = jnp.where(problem.good, error, 0.0)
         squared = squared_norm(error)
-        norm = squared_norm(whiten_and_detrend(problem, error)) + answer.explained
-    energy = 0.5 * jax.lax.stop_gradient(norm)
-    gap = jnp.where(energy > 0, answer.excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
     bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
-    region = geometry.simplex if sum_to_one else geometry.cone
+    region = problem.geometry.simplex if sum_to_one else problem.geometry.cone
+    largest = jnp.maximum(jnp.max(jnp.abs(answer.abundances)), 1.0)
+    near = answer.bound <= abundance_tolerance(pixel.dtype) * largest
     return Solution(
         abundances=abundances,
         residual=_root(squared / bands),
-        gap=gap,
+        gap=answer.gap,
         steps=answer.steps,
-        converged=jnp.isfinite(squared) & ((gap <= tolerance(pixel.dtype)) | (energy == 0)),
+        converged=jnp.isfinite(squared) & near & ~(answer.gap > tolerance(pixel.dtype)),
         fitted=baseline,
-        unique=region.unique,
+        unique=region.unique | jnp.isfinite(answer.bound),
+        abundance_bound=answer.bound,
     )
 
 
@@ -195,11 +194,12 @@ def _root(squared: Array) -> Array:
 
 
 def _differentiable(
-    pixel: Array, problem: Prepared, z: Array, sum_to_one: bool, bounded: bool
+    pixel: Array, problem: Prepared, norm: Array, sum_to_one: bool, bounded: bool
 ) -> tuple[Array, Reduced]:
     """Abundances with derivatives in the pixel and in ``problem.endmembers``, and the answer they come from."""
     problem_ = jax.lax.stop_gradient(problem)
-    answer = jax.lax.stop_gradient(solve(problem_.geometry, z, sum_to_one=sum_to_one, bounded=bounded))
+    fixed = jax.lax.stop_gradient((pixel, norm))
+    answer = jax.lax.stop_gradient(solve(problem_, *fixed, sum_to_one=sum_to_one, bounded=bounded))
 
     @jax.custom_jvp
     def attach(pixel: Array, spectra: Array, abundances: Array, problem: Prepared) -> Array:

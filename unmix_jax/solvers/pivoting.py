@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.linalg import matmul, svd
+from unmix_jax.linalg import least, matmul
 from unmix_jax.solvers.tables import Geometry
 
-__all__ = ["pivot_solve", "refine"]
+__all__ = ["pivot_solve"]
 
 
 def pivot_solve(
@@ -51,7 +51,7 @@ def pivot_solve(
     inside = jnp.zeros(count, bool)
     point = jnp.zeros(count, z.dtype)
     if sum_to_one:  # start at the nearest vertex
-        vertex = jnp.argmin(0.5 * diagonal - target)
+        vertex = least(0.5 * diagonal - target)
         tableau, constant = pivot(tableau, constant, vertex)
         tableau, constant = pivot(tableau, constant, jnp.asarray(count))
         inside = inside.at[vertex].set(True)
@@ -66,13 +66,13 @@ def pivot_solve(
         blocked = inside & (goal < -10 * eps)
         # back to the boundary along the way, and out with the endmember that was hit
         fraction = jnp.where(blocked, point / jnp.where(blocked, point - goal, 1.0), jnp.inf)
-        leaving = jnp.argmin(fraction)
+        leaving = least(fraction)
         hit = jnp.any(blocked)
         walked = jnp.maximum(point + jnp.clip(fraction[leaving], 0, 1) * (goal - point), 0).at[leaving].set(0)
         # or in with the endmember of steepest descent, unless it depends on those that are in
         independent = jnp.diag(tableau)[:count] > 100 * eps * jnp.maximum(diagonal, scale * eps)
         descent = jnp.where(inside | ~independent, jnp.inf, constant[:count])
-        entering = jnp.argmin(descent)
+        entering = least(descent)
         optimal = ~hit & ~(descent[entering] < -small)
         chosen = jnp.where(hit, leaving, entering)
         moved = pivot(tableau, constant, chosen)
@@ -86,27 +86,3 @@ def pivot_solve(
     _, _, _, point, steps, _ = jax.lax.while_loop(unfinished, step, state)
     point = jnp.maximum(point, 0)
     return (point / jnp.sum(point) if sum_to_one else point), steps
-
-
-def refine(
-    geometry: Geometry, z: Float[Array, " latent"], point: Float[Array, " endmember"], *, sum_to_one: bool
-) -> Float[Array, " endmember"]:
-    """The abundances of one pixel with the least squares of their support solved again, from what is left of ``z``.
-
-    Works on F itself, where ``pivot_solve`` works on FᵀF, so the error grows with the condition number and not with
-    its square. The support stays; where the result leaves the feasible set, or is not finite, the point stays too.
-    """
-    inside = point > 0
-    columns = jnp.where(inside, geometry.factor, 0.0)
-    if sum_to_one:  # the directions within the support that sum to zero
-        center = jnp.sum(columns, 1, keepdims=True) / jnp.maximum(jnp.sum(inside), 1)
-        columns = jnp.where(inside, columns - center, 0.0)
-    left, singular, right = svd(columns)
-    floor = 4 * columns.shape[1] * jnp.finfo(z.dtype).eps * jnp.max(singular)
-    inverse = jnp.where(singular > floor, 1 / jnp.where(singular > floor, singular, 1.0), 0.0)
-    refined = point
-    for _ in range(2):  # the second turn removes what rounding left of the first
-        rest = z - matmul(geometry.factor, refined)
-        refined = refined + jnp.where(inside, matmul(matmul(rest, left) * inverse, right), 0.0)
-        refined = refined / jnp.sum(refined) if sum_to_one else refined
-    return jnp.where(jnp.all(refined >= 0), refined, point)

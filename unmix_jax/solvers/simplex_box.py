@@ -150,7 +150,8 @@ def _turn(part: State, function: Callable[[Array], Model], bend: Callable[[Array
         "gap": gap,
         "damping": jnp.where(done | first, damping, eased),
         "steps": part["steps"] + ~(done | first),
-        "done": done | jnp.where(first, jnp.isnan(new.value), ended),
+        # a start that the function has no number for stays: without this the pixel would never be done
+        "done": done | jnp.where(first, ~jnp.isfinite(new.value), ended),
     }
 
 

@@ -71,8 +71,8 @@ def prepare_sparse(
     """
     _, white, whitener, good, dtype = checked(library, weights, noise_covariance)
     xp: Any = jnp if isinstance(white, jax.Array) else np
-    factor, basis = factored(white, dtype)
-    factor, _, reach = directions(factor, float(jnp.finfo(dtype).eps))
+    factor, basis = factored(white)
+    factor, _, reach = directions(factor)
     return PreparedLibrary(
         endmembers=kept(library, good, dtype),
         good=None if good is None else jnp.asarray(good),

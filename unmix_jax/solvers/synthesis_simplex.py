@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import inverse, matmul, solve_lower, squared_norm, whiten
 from unmix_jax.solvers.pivoting import pivot_solve
-from unmix_jax.solvers.tables import _geometry
+from unmix_jax.solvers.tables import reduced_problem
 
 __all__ = ["back", "frank_wolfe_gap", "in_chunks", "simplex_solve", "support_covariance", "whiten_rows"]
 
@@ -91,7 +91,7 @@ def simplex_solve(
 
 @jax.custom_jvp
 def _solve(endmembers: Array, pixel: Array) -> Array:
-    geometry = _geometry(jnp, endmembers.T, float(jnp.finfo(pixel.dtype).eps), ())
+    geometry = reduced_problem(jnp, endmembers.T)
     start, _ = pivot_solve(geometry, pixel, sum_to_one=True)
     solve = _bordered(geometry.gram, start > 0)
     point = start

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import least, matmul
 
 __all__ = [
     "Dictionary", "at", "couplings", "dense", "descend", "diagonal", "extended", "feasible", "mixture", "nearest",
@@ -219,13 +219,13 @@ def descend(
         hit = jnp.any(blocked, 1)
         # back to the boundary along the way, and out with the member that was hit
         fraction = jnp.where(blocked, point / jnp.where(blocked, point - goal, 1.0), jnp.inf)
-        leaving = jnp.argmin(fraction, 1)
+        leaving = least(fraction)
         way = jnp.clip(jnp.min(fraction, 1), 0, 1)[:, None]
         walked = jnp.where(slot[:slots] == leaving[:, None], 0.0, jnp.maximum(point + way * (goal - point), 0))
         # or in with the member of steepest descent, unless it depends on those that are in
         diagonal = jnp.diagonal(tableau[:, :slots, :slots], axis1=1, axis2=2)
         descent = jnp.where(within | ~(diagonal > tight), jnp.inf, constant)
-        entering = jnp.argmin(descent / limit, 1)
+        entering = least(descent / limit)
         optimal = ~hit & ~jnp.any(descent < -limit, 1)
         chosen = jnp.where(hit, leaving, entering)
         moves = ~done & ~optimal

@@ -6,8 +6,12 @@ decomposition of the (whitened, baseline-free) endmembers, ``E = (U F)ᵀ``, the
 dimensions as there are endmembers. The error of this reduction grows with the condition number, not its square.
 
 For few endmembers all 2^R supports fit in a table: row ``i`` of support ``S`` is the affine form of ``z`` that
-gives the abundance ``i`` if ``i`` is in ``S`` and the reduced gradient ``i`` otherwise. A support is optimal exactly
-where all its forms are non-negative.
+is the signed distance of ``z`` from the side ``i`` of the polyhedron where ``S`` is optimal: the abundance ``i`` is zero
+there if ``i`` is in ``S``, and the reduced gradient ``i`` otherwise. All normals have length one, so rounding moves all
+distances by the same small amount; an abundance is its distance times a number that says how far rounding moves it.
+
+Everything is computed in float64. Pixels in float32 use it rounded; the float64 numbers are kept beside
+(``Prepared.exact``) for the pixels that float32 cannot decide.
 """
 
 from typing import Any
@@ -23,33 +27,51 @@ from unmix_jax.linalg import matmul, svd, whiten
 __all__ = ["Geometry", "Prepared", "Region", "polynomial_baseline", "prepare"]
 
 TABLE_LIMIT = 12  # 2^12 supports of 12 x 13 forms: 2.5 MB in float32
+EPS = float(np.finfo(float).eps)
+FAR = 1e3  # lengths of the longest endmember: the distance of a side that no pixel is near to
 
 
 class Region(eqx.Module):
     """One feasible set (the cone a ≥ 0 or the simplex) seen from the endmembers.
 
     Attributes:
-        table: the forms of every support, [endmember, latent + 1, support]; None for many endmembers.
+        table: the distances of every support, [endmember, latent + 1, support]; None for many endmembers.
+        lengths: abundance over distance of the members of every support, zero for the others; None without table.
         linear: the solution without bounds is ``linear @ z + offset``.
+        offset: see ``linear``.
         plane: orthonormal basis of the directions of ``F a`` that the equality constraint leaves free.
+        sensitivity: largest change of an abundance of the solution without bounds, per change of ``z`` of length one;
+            infinite where the endmembers are (affinely) dependent.
         unique: False where the endmembers are (affinely) dependent.
     """
 
     table: Float[Any, "endmember form support"] | None
+    lengths: Float[Any, "endmember support"] | None
     linear: Float[Any, "endmember latent"]
     offset: Float[Any, " endmember"]
     plane: Float[Any, "latent free"]
+    sensitivity: Float[Any, ""]
     unique: Bool[Any, ""]
 
 
 class Geometry(eqx.Module):
-    """The reduced problem ``½‖z − F a‖²`` and what its two feasible sets share."""
+    """The reduced problem ``½‖z − F a‖²`` and what its two feasible sets share.
+
+    Attributes:
+        factor: F.
+        gram: FᵀF.
+        reach: part of each endmember along the mean direction of all.
+        cone: abundances that are not negative.
+        simplex: those that sum to one as well.
+        unit: length of one in this space, in the unit of the pixels.
+    """
 
     factor: Float[Any, "latent endmember"]
     gram: Float[Any, "endmember endmember"]
     reach: Float[Any, " endmember"]
     cone: Region
     simplex: Region
+    unit: Float[Any, ""]
 
 
 class Prepared(eqx.Module):
@@ -63,6 +85,9 @@ class Prepared(eqx.Module):
         baseline: columns fitted free of sign [degree + 1, band]; None: none.
         baseline_map: ``coefficients = (pixel − aE) @ baseline_map``.
         geometry: the reduced problem.
+        exact_projector: the projector in float64, to the unit of ``exact``.
+        exact: the reduced problem in float64, without tables; its longest endmember has a length of about one, so that
+            no unit of the pixels is too small for squares.
     """
 
     endmembers: Float[Array, "endmember band"]
@@ -72,6 +97,8 @@ class Prepared(eqx.Module):
     baseline: Float[Array, "term band"] | None
     baseline_map: Float[Array, "band term"] | None
     geometry: Geometry
+    exact_projector: Float[Array, "band latent"]
+    exact: Geometry
 
     @property
     def count(self) -> int:
@@ -140,45 +167,57 @@ def prepare_for(
     traced = isinstance(white, jax.Array)
     xp: Any = jnp if traced else np
 
-    columns = baseline_map = None
-    if baseline is not None:
-        bands = spectra.shape[1]
-        columns = polynomial_baseline(np.arange(float(bands)), baseline) if isinstance(baseline, int) else baseline
-        columns = xp.asarray(columns, spectra.dtype)
-        if columns.ndim != 2 or columns.shape[1] != bands:
-            raise ValueError(f"baseline columns have shape {columns.shape}, the endmembers {bands} bands")
-        if good is not None:
-            columns = xp.where(good, columns, 0.0)
-        if not traced and not np.isfinite(columns).all():
-            raise ValueError("baseline columns must be finite in bands that count")
-        inverse = xp.linalg.pinv(_whiten(xp, columns, whitener))  # [band, term]
-        white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
-        baseline_map = whiten_adjoint(xp, inverse, whitener)
+    with jax.enable_x64(True):
+        columns = baseline_map = None
+        if baseline is not None:
+            bands = spectra.shape[1]
+            columns = polynomial_baseline(np.arange(float(bands)), baseline) if isinstance(baseline, int) else baseline
+            columns = xp.asarray(columns, float)
+            if columns.ndim != 2 or columns.shape[1] != bands:
+                raise ValueError(f"baseline columns have shape {columns.shape}, the endmembers {bands} bands")
+            if good is not None:
+                columns = xp.where(good, columns, 0.0)
+            if not traced and not np.isfinite(columns).all():
+                raise ValueError("baseline columns must be finite in bands that count")
+            inverse = xp.linalg.pinv(_whiten(xp, columns, whitener))  # [band, term]
+            white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
+            baseline_map = whiten_adjoint(xp, inverse, whitener)
 
-    factor, basis = factored(white, dtype)
-    eps = float(jnp.finfo(dtype).eps)
-    geometry = _geometry(xp, factor, eps, () if traced else regions)
+        factor, basis = factored(white)
+        geometry = reduced_problem(xp, factor, () if traced else regions)
+        projector = whiten_adjoint(xp, basis, whitener)
+        unit = _power_of_two(xp, xp.sqrt((factor**2).sum(0)).max())
+        exact = eqx.tree_at(lambda g: g.unit, reduced_problem(xp, factor / unit), unit)
 
-    def cast(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
+        def cast(tree: Any, dtype: Any = dtype) -> Any:
+            return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
 
-    return Prepared(
-        endmembers=kept(endmembers, good, dtype),
-        whitener=cast(whitener),
-        good=cast(good),
-        projector=cast(whiten_adjoint(xp, basis, whitener)),
-        baseline=cast(columns),
-        baseline_map=cast(baseline_map),
-        geometry=cast(geometry),
-    )
+        return Prepared(
+            endmembers=kept(endmembers, good, dtype),
+            whitener=cast(whitener),
+            good=cast(good),
+            projector=cast(projector),
+            baseline=cast(columns),
+            baseline_map=cast(baseline_map),
+            geometry=cast(geometry),
+            exact_projector=cast(projector / unit, float),
+            exact=cast(exact, float),
+        )
+
+
+def _power_of_two(xp: Any, length: Any) -> Any:
+    """The power of two near a length, by which numbers are divided without rounding; one for nothing."""
+    positive = length > 0
+    return xp.where(positive, xp.exp2(xp.round(xp.log2(xp.where(positive, length, 1.0)))), 1.0)
 
 
 def checked(endmembers: Any, weights: Any, noise_covariance: Any, baseline: Any = None) -> tuple[Any, ...]:
-    """What every way to prepare begins with; NumPy in float64, or JAX where anything is a tracer.
+    """What every way to prepare begins with, in float64; NumPy, or JAX where anything is a tracer.
 
     Returns:
         Endmembers without the bands that do not count, the same whitened, the whitener, the bands that count (None:
-        all), and the precision that jax would give these endmembers.
+        all), and the precision that jax gives these endmembers. They are rounded to it first: the problem that is
+        solved is that of the endmembers which `Prepared` holds.
     """
     traced = any(isinstance(x, jax.core.Tracer) for x in (endmembers, weights, noise_covariance, baseline))
     xp: Any = jnp if traced else np
@@ -186,32 +225,36 @@ def checked(endmembers: Any, weights: Any, noise_covariance: Any, baseline: Any 
         raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
     dtype = jax.dtypes.canonicalize_dtype(getattr(endmembers, "dtype", float))
     dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
-    spectra = jnp.asarray(jax.lax.stop_gradient(endmembers)) if traced else np.asarray(endmembers, np.float64)
-    whitener, good = _whitener(xp, spectra.shape[1], weights, noise_covariance)
-    if good is not None:
-        spectra = xp.where(good, spectra, 0.0)
-    if not traced and not np.isfinite(spectra).all():
-        raise ValueError("endmembers hold NaN or infinite values in bands that count; give those bands weight 0")
-    return spectra, _whiten(xp, spectra, whitener), whitener, good, dtype
+    with jax.enable_x64(True):
+        if traced:
+            spectra = jnp.asarray(jax.lax.stop_gradient(endmembers)).astype(dtype).astype(float)
+        else:
+            with np.errstate(over="ignore"):
+                spectra = np.asarray(endmembers).astype(dtype).astype(float)
+        whitener, good = _whitener(xp, spectra.shape[1], weights, noise_covariance)
+        if good is not None:
+            spectra = xp.where(good, spectra, 0.0)
+        if not traced and not np.isfinite(spectra).all():
+            raise ValueError("endmembers hold NaN or infinite values in bands that count; give those bands weight 0")
+        return spectra, _whiten(xp, spectra, whitener), whitener, good, dtype
 
 
-def factored(white: Any, dtype: Any) -> tuple[Any, Any]:
+def factored(white: Any) -> tuple[Any, Any]:
     """F [latent, endmember] and U [band, latent] of whitened endmembers, ``white = (U F)ᵀ``."""
     xp: Any = jnp if isinstance(white, jax.Array) else np
     left, singular, right = _svd(xp, white)
-    eps = float(jnp.finfo(dtype).eps)
     # a null direction is inverted to zero, not dropped, so that shapes do not depend on values
-    keep = singular > max(white.shape) * eps * xp.maximum(singular[0], xp.finfo(white.dtype).tiny)
+    keep = singular > max(white.shape) * EPS * xp.maximum(singular[0], xp.finfo(white.dtype).tiny)
     return xp.where(keep, left * singular, 0.0).T, xp.where(keep, right.T, 0.0)
 
 
-def directions(factor: Any, eps: float) -> tuple[Any, Any, Any]:
+def directions(factor: Any) -> tuple[Any, Any, Any]:
     """F without what rounding left of zero columns, the length that counts as zero, and the part of each column along
     the mean direction of all.
     """
     xp: Any = jnp if isinstance(factor, jax.Array) else np
     norms = xp.sqrt((factor**2).sum(0))
-    floor = 4 * max(factor.shape) * eps * norms.max()  # what rounding leaves of a zero
+    floor = 4 * max(factor.shape) * float(xp.finfo(factor.dtype).eps) * norms.max()  # what rounding leaves of a zero
     norms = xp.where(norms > floor, norms, 0.0)
     factor = xp.where(norms > 0, factor, 0.0)
     unit = factor / xp.where(norms > 0, norms, 1.0)
@@ -275,9 +318,9 @@ def whiten_adjoint(xp: Any, columns: Any, whitener: Any) -> Any:
     return columns * whitener[:, None] if whitener.ndim == 1 else whitener @ columns
 
 
-def _geometry(xp: Any, factor: Any, eps: float, tables: tuple[str, ...]) -> Geometry:
-    """The reduced problem of ``factor`` [latent, endmember] for both feasible sets; ``eps`` of the precision."""
-    factor, floor, reach = directions(factor, eps)
+def reduced_problem(xp: Any, factor: Any, tables: tuple[str, ...] = ()) -> Geometry:
+    """The reduced problem of ``factor`` [latent, endmember], with tables of supports for the named feasible sets."""
+    factor, floor, reach = directions(factor)
     tables = tables if factor.shape[1] <= TABLE_LIMIT else ()
     return Geometry(
         factor=factor,
@@ -285,6 +328,7 @@ def _geometry(xp: Any, factor: Any, eps: float, tables: tuple[str, ...]) -> Geom
         reach=reach,
         cone=_cone(xp, factor, floor, "cone" in tables),
         simplex=_simplex(xp, factor, floor, "simplex" in tables),
+        unit=xp.ones((), factor.dtype),
     )
 
 
@@ -304,57 +348,71 @@ def _pseudo_inverse(xp: Any, matrix: Any, floor: Any) -> tuple[Any, Any, Any]:
 
 def _cone(xp: Any, factor: Any, floor: Any, tabulate: bool) -> Region:
     """Abundances without equality constraint."""
-    inverse, plane, rank = _pseudo_inverse(xp, factor, floor)
     count = factor.shape[1]
-    return Region(
-        table=_table(factor, floor, sum_to_one=False) if tabulate else None,
-        linear=inverse,
-        offset=xp.zeros(count, factor.dtype),
-        plane=plane,
-        unique=xp.asarray(rank == count),
-    )
+    return _region(xp, factor, floor, xp.zeros(count, factor.dtype), count, tabulate)
 
 
 def _simplex(xp: Any, factor: Any, floor: Any, tabulate: bool) -> Region:
     """Abundances that sum to one: the centre and the directions that sum to zero."""
     count = factor.shape[1]
-    inverse, plane, rank = _pseudo_inverse(xp, factor - factor.mean(1, keepdims=True), floor)
-    center = xp.full(count, 1.0 / count, factor.dtype)
+    return _region(xp, factor, floor, xp.full(count, 1.0 / count, factor.dtype), count - 1, tabulate)
+
+
+def _region(xp: Any, factor: Any, floor: Any, center: Any, free: int, tabulate: bool) -> Region:
+    """The affine solution around ``center`` and its sensitivity; ``free`` abundances may be chosen."""
+    inverse, plane, rank = _pseudo_inverse(xp, factor - (factor @ center)[:, None], floor)
+    unique = xp.asarray(rank == free)
+    table, lengths = _table(factor, floor, sum_to_one=free < factor.shape[1]) if tabulate else (None, None)
     return Region(
-        table=_table(factor, floor, sum_to_one=True) if tabulate else None,
+        table=table,
+        lengths=lengths,
         linear=inverse,
         offset=center - inverse @ (factor @ center),
         plane=plane,
-        unique=xp.asarray(rank == count - 1),
+        sensitivity=xp.where(unique, xp.sqrt((inverse**2).sum(1)).max(), xp.inf),
+        unique=unique,
     )
 
 
-def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> np.ndarray:
-    """Forms of every support, [endmember, latent + 1, support]; impossible supports get the form −1."""
+def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of every support, [endmember, latent + 1, support], and what makes abundances of them.
+
+    A support whose members depend on each other is never optimal: its distances are far below zero. An endmember that
+    depends on a support has the distance zero from it, for every pixel.
+    """
     latent, count = factor.shape
     supports = np.arange(2**count)
     member = ((supports[:, None] >> np.arange(count)) & 1).astype(float)  # [support, endmember]
     size = np.maximum(member.sum(1), 1)[:, None]
     center = member / size if sum_to_one else np.zeros_like(member)
-    inside = factor * member[:, None, :]
-    if sum_to_one:  # the directions within the support that sum to zero
-        inside = inside - (inside @ center[:, :, None]) * member[:, None, :]
-    linear, _, rank = _pseudo_inverse(np, inside, floor)  # [support, endmember, latent]
+    middle = center @ factor.T  # [support, latent]
+    columns = factor - middle[:, :, None] if sum_to_one else np.broadcast_to(factor, (2**count, latent, count))
+    inside = columns * member[:, None, :]
+    linear, plane, rank = _pseudo_inverse(np, inside, floor)  # [support, endmember, latent]
     linear = linear * member[:, :, None]
-    offset = center - (linear @ (center @ factor.T)[:, :, None])[..., 0]
-    dependent = rank < member.sum(1) - sum_to_one
+    offset = center - (linear @ middle[:, :, None])[..., 0]
+    lengths = np.sqrt((linear**2).sum(2))
+    # the part of the other columns that the support does not explain, twice: the first leaves rounding of the whole
+    normal = columns * (1 - member)[:, None, :]
+    for _ in range(2):
+        normal = normal - plane @ (np.swapaxes(plane, 1, 2) @ normal)
+    apart = np.sqrt((normal**2).sum(1))
+    normal = np.where((apart > floor)[:, None], -normal / np.where(apart > floor, apart, 1.0)[:, None], 0.0)
+    normal = np.swapaxes(normal, 1, 2)  # [support, endmember, latent]
+
+    far = FAR * max(float(np.sqrt((factor**2).sum(0)).max()), np.finfo(float).tiny)
+    alone = (member == 1) & (lengths == 0)  # the only member of its support, whose abundance is one
+    lengths = np.where(alone, 1 / far, lengths) * member
+    safe = np.where(member == 1, lengths, 1.0)
+    forms = np.where(member[:, :, None] == 1, linear / safe[:, :, None], normal)
+    constant = np.where(member == 1, offset / safe, -(normal @ middle[:, :, None])[..., 0])
+    forms = np.concatenate([forms, constant[:, :, None]], 2)
+    impossible = rank < member.sum(1) - sum_to_one
     if sum_to_one:
-        dependent[0] = True
-    forms = np.concatenate([linear, offset[:, :, None]], 2)
-    scale = (factor**2).sum() / count or 1.0
-    gradient = factor.T @ (factor @ forms)
-    gradient[:, :, :latent] -= factor.T
-    if sum_to_one:
-        gradient = gradient - (member[:, :, None] * gradient).sum(1, keepdims=True) / size[:, :, None]
-    forms = np.where(member[:, :, None] == 1, forms, gradient / scale)
-    forms[dependent] = 0.0
-    forms[dependent, :, latent] = -1.0
-    return np.moveaxis(forms, 0, -1)
+        impossible[0] = True
+    forms[impossible] = 0.0
+    forms[impossible, :, latent] = -far
+    return np.moveaxis(forms, 0, -1), lengths.T
 
 
 def whiten_and_detrend(prepared: Prepared, spectra: Float[Array, "*n band"]) -> Float[Array, "*n band"]:

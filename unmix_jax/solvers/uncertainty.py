@@ -4,6 +4,7 @@ What noise leaves uncertain follows from the derivatives of the spectrum: at the
 Rao, at an estimate it is the covariance of the estimate.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from unmix_jax.linalg import matmul, safe_norm, svd, whiten
-from unmix_jax.physics.mixing import Mixing
+from unmix_jax.physics.mixing import Mixing, fitted_fields, split
 
 __all__ = ["Uncertainty", "cramer_rao"]
 
@@ -38,7 +39,7 @@ class Uncertainty(eqx.Module):
 
     @property
     def parameters(self) -> Float[Array, "parameter parameter"]:
-        """Covariance of the model's arrays, one after the other in a row."""
+        """Covariance of the model's fitted fields, one after the other in a row."""
         return self.covariance[self.count :, self.count :]
 
 
@@ -50,8 +51,9 @@ def cramer_rao(
     *,
     sum_to_one: bool = True,
     free: Bool[Any, " endmember"] | None = None,
+    fit: str | Sequence[str] | None = None,
 ) -> Uncertainty:
-    """Least covariance of unbiased estimates of the abundances and of the model's arrays.
+    """Least covariance of unbiased estimates of the abundances and of the model's fitted fields.
 
     T (Tᵀ Jᵀ Σ⁻¹ J T)⁻¹ Tᵀ, where J are the derivatives of the spectrum and the columns of T the directions that
     constraints leave: those of abundances that are held are missing, and the others keep their sum.
@@ -60,19 +62,22 @@ def cramer_rao(
     and this is that of the others while it stays there.
 
     Args:
-        mixing: the model; its arrays are unknown as well.
+        mixing: the model; its fitted fields are unknown as well.
         abundances: of the pixel.
         endmembers: spectra, any unit.
         noise: standard deviation, of all bands or of each, or covariance [band, band], in the unit of the endmembers.
         sum_to_one: whether the abundances are known to sum to one.
         free: abundances that are not held; None: those above zero.
+        fit: names of the fields of the model that are unknown, none with ``()``; None: those that its class lists in
+            ``fitted``.
 
     Returns:
         Covariance, dimensionless for abundances. A parameter of which the spectrum tells nothing (the interaction of
         a material that is absent) and abundances that compensate each other (alike endmembers) have infinite variance.
 
     Raises:
-        ValueError: shapes that disagree; noise that is not above zero, where that can be seen.
+        ValueError: shapes that disagree; noise that is not above zero, where that can be seen; or what
+            `physics.mixing.fitted_fields` raises where it is not clear what is fitted.
 
     Reference:
         Stoica and Ng 1998, doi:10.1109/97.700921, for bounds under constraints.
@@ -81,11 +86,11 @@ def cramer_rao(
     if endmembers.ndim != 2 or abundances.shape != endmembers.shape[:1]:
         raise ValueError(f"abundances have shape {abundances.shape}, endmembers {endmembers.shape}")
     count, bands = endmembers.shape
-    arrays, static = eqx.partition(mixing, eqx.is_inexact_array)
-    parameters, restore = ravel_pytree(arrays)
+    fitted, known = split(mixing, fitted_fields(mixing, fit))
+    parameters, restore = ravel_pytree(jax.tree.map(lambda x: jnp.asarray(x, abundances.dtype), fitted))
 
     def spectrum(unknown: Array) -> Array:
-        return eqx.combine(restore(unknown[count:]), static)(unknown[:count], endmembers)
+        return eqx.combine(restore(unknown[count:]), known)(unknown[:count], endmembers)
 
     unknown = jnp.concatenate([abundances, parameters.astype(abundances.dtype)])
     rows = _white(jax.jacfwd(spectrum)(unknown).T, noise, bands)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unmix_jax.linalg import matmul
+from unmix_jax.linalg import least, matmul
 from unmix_jax.solvers.tableau import (
     SIZES,
     Dictionary,
@@ -153,7 +153,7 @@ def _rounds(
     if sum_to_one:  # from nothing: the nearest vertex
         half = 0.5 * lengths + costs - matmul(z, factor) + (0.0 if ridges is None else 0.5 * ridges)
         fresh = ~jnp.any(kept, 1)
-        members = members.at[:, 0].set(jnp.where(fresh, jnp.argmin(half, 1).astype(jnp.int32), members[:, 0]))
+        members = members.at[:, 0].set(jnp.where(fresh, least(half), members[:, 0]))
         amounts = amounts.at[:, 0].set(jnp.where(fresh, 1.0, amounts[:, 0]))
 
     tableau = tableau_of(dictionary, ridges, members, scale, sum_to_one)
@@ -200,7 +200,7 @@ def _rounds(
         new = free & (rank < candidates.shape[1]) & jnp.take_along_axis(wanted, sent, 1) & active[:, None]
         members = jnp.where(new, jnp.take_along_axis(candidates, sent, 1), jnp.where(free, count, members))
         members = jnp.where(active[:, None], members, state["members"])
-        slot = jnp.stack([jnp.argmax(new & (rank == k), 1) for k in range(candidates.shape[1])], 1)
+        slot = jnp.stack([least(jnp.where(new & (rank == k), 0.0, 1.0)) for k in range(candidates.shape[1])], 1)
         exists = jnp.stack([jnp.any(new & (rank == k), 1) for k in range(candidates.shape[1])], 1)
         couple = couplings(dictionary, members, candidates, scale, sum_to_one)
         self = (jnp.arange(slots)[:, None] == slot[:, None]) & exists[:, None]
@@ -279,7 +279,7 @@ def _candidates(gradient: Array, parts: int) -> tuple[Array, Array]:
     length = -(-count // parts)
     padded = jnp.pad(gradient, ((0, 0), (0, parts * length - count)), constant_values=jnp.inf)
     padded = padded.reshape(pixels, parts, length)
-    best = jnp.argmin(padded, 2).astype(jnp.int32) + length * jnp.arange(parts, dtype=jnp.int32)
+    best = least(padded) + length * jnp.arange(parts, dtype=jnp.int32)
     value = jnp.min(padded, 2)
     order = jnp.argsort(value, 1)
     return jnp.take_along_axis(best, order, 1), jnp.take_along_axis(value, order, 1)
