@@ -13,7 +13,6 @@ from scipy.optimize import minimize
 
 from unmix_jax.driver import unmix
 from unmix_jax.physics.hapke import Hapke
-from unmix_jax.physics.intimate import KubelkaMunk, PowerMean, Shkuratov
 from unmix_jax.physics.mixing import ELMM, GBM, MLM, PPNM, SCLS, Fan, Linear, Nascimento, pair_products, split
 from unmix_jax.solvers.inversion import invert, prepare_inversion
 from unmix_jax.solvers.least_squares import fcls, prepare

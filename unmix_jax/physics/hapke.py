@@ -66,7 +66,7 @@ class Hapke(eqx.Module):
     the endmembers in the same geometry.
 
     Abundances are shares of the cross-section; where `density` and `diameter` are given, they are shares of the mass,
-    f_i ∝ c_i / (ρ_i d_i). All fields are known, whatever type they have; ``fit=("b", "c")`` of a solver has it fit those.
+    f_i ∝ c_i / (ρ_i d_i). All fields are known, of whatever type; ``fit=("b", "c")`` has a solver fit those.
 
     Attributes:
         incidence: angle of the light to the normal, degrees, below 90.

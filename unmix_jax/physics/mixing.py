@@ -5,8 +5,8 @@ material only, spectra add up (`Linear`); where it is reflected from one onto an
 (`Nascimento`, `Fan`, `GBM`), or powers of the linear mixture (`PPNM`, `MLM`). `physics.hapke` has grains that touch.
 
 What a solver fits besides the abundances is declared by field: the class lists its fitted fields in ``fitted``, and the
-option ``fit`` of a solver names others, or none with ``fit=()``. All other fields are known. Whether a value is a Python
-number, a NumPy or a JAX array or is traced does not matter; `fitted_fields` has the rule.
+option ``fit`` of a solver names others, or none with ``fit=()``. All other fields are known. It does not matter whether
+a value is a Python number, a NumPy or a JAX array or is traced; `fitted_fields` has the rule.
 
 `PPNM` and `MLM` change a linear mixture band by band: ``response`` does that, and ``linear_part`` undoes it, so that a
 spectrum of known nonlinearity is a linear mixture again.
@@ -101,7 +101,7 @@ def fitted_fields(mixing: Any, fit: str | Sequence[str] | None = None) -> tuple[
     for name in declared:
         if any(type(leaf) in (int, float) for leaf in fields.get(name, [])):
             raise ValueError(
-                f"{kind}.{name} is a plain number: give fit=({name!r},) to fit it from there, or fit=() where it is known"
+                f"{kind}.{name} is a plain number: give fit=({name!r},) to fit it from there, or fit=() if it is known"
             )
     return tuple(name for name in fields if name in declared)
 
@@ -429,7 +429,8 @@ def _between(model: Any, least: Any, most: Any) -> Any:
 
     def filled(value: Any) -> Any:
         numbers, rest = split(model, model.fitted)
-        return eqx.combine(jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x, 1.0)), numbers), rest)
+        full = jax.tree.map(lambda x: jnp.full(jnp.shape(x), value, jnp.result_type(x, 1.0)), numbers)
+        return eqx.combine(full, rest)
 
     return filled(least), filled(most)
 

@@ -247,9 +247,9 @@ def _differentiable(pixel: Array, problem: PreparedInversion, unknown: Array, fr
         problem = eqx.combine(numbers, others, static)
         if not problem.told and not isinstance(tangents[1].center, SymbolicZero):
             raise ValueError(
-                f"{', '.join(problem.fit)} of {type(problem.mixing).__name__} is fitted, and what is found does not depend "
-                "on where it starts: there is no derivative in it. Give fit=() if it is known, or fit with its name if "
-                "the derivative zero is what you want"
+                f"{', '.join(problem.fit)} of {type(problem.mixing).__name__} is fitted, and what is found does not "
+                "depend on where it starts: there is no derivative in it. Give fit=() if it is known, or fit with its "
+                "name if the derivative zero is what you want"
             )
         moves, changes = (jax.tree.map(_filled, tangent, is_leaf=_is_zero) for tangent in tangents[:2])
         count, size = problem.simplex, len(unknown)

@@ -218,7 +218,9 @@ def _prepared(
     names = fitted_fields(mixing, fit)
     if isinstance(mixing, Nascimento):  # pairs of materials are materials of their own
         if not names:
-            raise ValueError("abundances and interactions of Nascimento sum to one together: they are fitted, not known")
+            raise ValueError(
+                "abundances and interactions of Nascimento sum to one together: they are fitted, not known"
+            )
         spectra, mixing, names = jnp.concatenate([spectra, pair_products(spectra)]), Linear(), ()
     for option, given in (("limits", limits), ("spread", spread)):
         if given is not None and not names:
@@ -246,8 +248,9 @@ def _prepared(
     if not traced:
         _check_start(mixing, unknown, spectra, good)
     weights = None if root is None else np.square(root) if isinstance(root, np.ndarray) else jnp.square(root)
-    still = jax.lax.stop_gradient if traced else lambda x: x  # it is for the start alone, which no derivative goes through
-    linear = prepare_for((), still(columns), None if weights is None else still(weights))
+    if traced:  # it is for the start alone, which no derivative goes through
+        columns, weights = jax.lax.stop_gradient((columns, weights))
+    linear = prepare_for((), columns, weights)
     if hasattr(mixing, "terms") and not traced:
         view: Any = _terms(mixing, names, spectra, root, linear, dtype)
     elif hasattr(mixing, "response") and all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(mixing)):
@@ -281,8 +284,9 @@ def _check_start(mixing: Any, unknown: Any, spectra: Array, good: np.ndarray | N
     if wrong.any():
         band = int(np.argmax(wrong))
         raise ValueError(
-            f"{type(mixing).__name__} renders {rendered[band]} in band {band} ({wrong.sum()} of {wrong.size} bands are not "
-            f"finite) for equal abundances of the endmembers, whose values there are {np.asarray(spectra)[:, band]}, "
+            f"{type(mixing).__name__} renders {rendered[band]} in band {band} ({wrong.sum()} of {wrong.size} bands are "
+            "not finite) for equal abundances of the endmembers, whose values there are "
+            f"{np.asarray(spectra)[:, band]}, "
             f"{_listed(unknown)}: start where the model is finite, or leave the bands out (good_bands)"
         )
 
