@@ -16,7 +16,7 @@ from unmix_jax.solvers.synthesis_posterior import _chain, _log_weights, _truncat
 
 
 def quadrature(gram, weights, cells=400):
-    """Mean and probability of presence for three endmembers: three corners, three edges, one triangle."""
+    """Mean, deviation and probability of presence for three endmembers: three corners, three edges, one triangle."""
 
     def density(points):
         return np.exp(-0.5 * np.einsum("...i,ij,...j->...", points, gram, points))
@@ -24,18 +24,18 @@ def quadrature(gram, weights, cells=400):
     step = (np.arange(cells) + 0.5) / cells
     pieces = []
     for corner in np.eye(3):
-        pieces.append((np.exp(weights[1]) * density(corner), corner, corner > 0))
+        pieces.append((corner[None], np.exp(weights[1]) * density(corner[None])))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         points = np.zeros((cells, 3))
         points[:, i], points[:, j] = step, 1 - step
-        mass = density(points) * np.exp(weights[2]) / cells
-        pieces.append((mass.sum(), mass @ points / mass.sum(), points[0] > 0))
-    a, b = np.meshgrid(step, step, indexing="ij")
+        pieces.append((points, density(points) * np.exp(weights[2]) / cells))
+    a, b = (x.ravel() for x in np.meshgrid(step, step, indexing="ij"))
     points = np.stack([a, (1 - a) * b, (1 - a) * (1 - b)], -1)
-    mass = density(points) * (1 - a) * np.exp(weights[3]) / cells**2
-    pieces.append((mass.sum(), np.einsum("ab,abi->i", mass, points) / mass.sum(), np.ones(3, bool)))
-    total = sum(p[0] for p in pieces)
-    return sum(p[0] * p[1] for p in pieces) / total, sum(p[0] * p[2] for p in pieces) / total
+    pieces.append((points, density(points) * (1 - a) * np.exp(weights[3]) / cells**2))
+    points, mass = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    mass = mass / mass.sum()
+    mean = mass @ points
+    return {"mean": mean, "deviation": np.sqrt(mass @ (points - mean) ** 2), "presence": mass @ (points > 0)}
 
 
 run_chains = jax.jit(
@@ -44,24 +44,35 @@ run_chains = jax.jit(
 
 
 @pytest.mark.parametrize("chances", [(1.0, 1.0, 1.0), (1.0, 0.2, 0.05)])
-def test_the_chain_is_the_distribution_it_says(chances):
-    """Any choice of turns must leave the same distribution: mean and presence of 48 chains against quadrature."""
+def test_the_chain_is_the_distribution_it_says_and_knows_how_well(chances):
+    """Against quadrature, 24 chains: any choice of turns leaves the same distribution, and the errors are those said.
+
+    Chains are off by one of their own standard errors (root mean square), and hardly ever by more than three.
+    """
     rng = np.random.default_rng(3)
     spectra = rng.normal(size=(3, 3, 4)) * np.array([1.5, 4.0, 12.0])[:, None, None]
     spectra[2, 1] = spectra[2, 0] + 0.3 * rng.normal(size=4)  # two that are nearly alike
     grams = np.einsum("nib,njb->nij", spectra, spectra)
     weights = _log_weights(3)
-    keys = jax.random.split(jax.random.key(5), 16)
+    keys = jax.random.split(jax.random.key(5), 24)
     start = jnp.asarray([0.2, 0.3, 0.5], jnp.float32)
     found = run_chains(
         jnp.asarray(grams, jnp.float32), jnp.asarray(weights, jnp.float32), jnp.asarray(chances), start, 600, keys
     )
+    found = {name: np.asarray(x, float) for name, x in found.items()}
+    found["deviation"] = np.sqrt(np.diagonal(found["covariance"], axis1=2, axis2=3))
+    off = {name: [] for name in ("mean", "deviation", "presence")}
     for n, gram in enumerate(grams):
-        mean, presence = quadrature(gram, weights)
-        for name, exact in (("mean", mean), ("presence", presence)):
-            chains = np.asarray(found[name][n], float)
+        exact = quadrature(gram, weights)
+        for name, values in off.items():
+            chains, error = found[name][n], found[f"{name}_error"][n]
             spread = chains.std(0, ddof=1) / np.sqrt(len(chains))
-            np.testing.assert_array_less(np.abs(chains.mean(0) - exact), 4.5 * spread + 3e-3)
+            np.testing.assert_array_less(np.abs(chains.mean(0) - exact[name]), 4.5 * spread + 3e-3)
+            values.append(((chains - exact[name]) / np.maximum(error, 1e-3)).ravel())
+    for name, values in off.items():
+        values = np.concatenate(values)
+        assert np.mean(np.abs(values) < 3) > 0.95, name
+        assert 0.4 < np.sqrt(np.mean(values**2)) < 1.5, name
 
 
 def test_the_truncated_normal():
@@ -109,7 +120,11 @@ def test_simplex_covariance_and_presence():
     np.testing.assert_allclose(found.covariance.sum(-1), 0, atol=1e-5)
     assert np.linalg.eigvalsh(found.covariance.astype(float)).min() > -1e-6
     assert np.isnan(found.gap).all()
-    assert found.converged.mean() > 0.8
+    errors = {name: found.fitted[f"{name}_error"] for name in ("mean", "deviation", "presence")}
+    enough = np.maximum(0.1 * found.fitted["deviation"], 2e-3)
+    settled = np.all((errors["mean"] <= enough) & (errors["deviation"] <= enough) & (errors["presence"] <= 0.025), 1)
+    assert np.array_equal(found.converged, settled)
+    assert 0.3 < found.converged.mean() < 1  # 200 sweeps are few
 
 
 def test_nearer_to_the_truth_than_the_mode_and_it_knows_how_near():
@@ -133,6 +148,18 @@ def test_keys_differ_by_little():
     assert not np.array_equal(one.abundances, other.abundances)
     deviation = np.sqrt(np.diagonal(one.covariance, axis1=1, axis2=2))
     assert np.median(np.abs(one.abundances - other.abundances) / np.maximum(deviation, 1e-3)) < 0.3
+
+
+@pytest.mark.parametrize("name", ["abundances", "deviation", "presence"])
+def test_the_errors_are_those_that_keys_differ_by(name):
+    """Over all pixels: what two keys differ by, in units of the errors that both say."""
+    one, other = ({"abundances": s.abundances, **s.fitted} for s in (solved(1), solved(2)))
+    error = {"abundances": "mean_error"}.get(name, f"{name}_error")
+    size = np.sqrt(one[error] ** 2 + other[error] ** 2)
+    known = size > (0.03 if name == "presence" else 1e-3)  # below, it is the least error that is said of a presence
+    away = (one[name] - other[name])[known] / size[known]
+    assert 0.3 < np.sqrt(np.mean(away**2)) < 1.4
+    assert np.mean(np.abs(away) < 3) > 0.97
 
 
 def test_fewer_endmembers_the_more_improbable_they_are():
