@@ -47,7 +47,8 @@ run_chains = jax.jit(
 def test_the_chain_is_the_distribution_it_says_and_knows_how_well(chances):
     """Against quadrature, 24 chains: any choice of turns leaves the same distribution, and the errors are those said.
 
-    Chains are off by one of their own standard errors (root mean square), and hardly ever by more than three.
+    Chains are off by one of their own standard errors (root mean square), and hardly ever by more than three; by more
+    where an endmember has a turn in twenty-five, since a chain that seldom looks knows less of what it misses.
     """
     rng = np.random.default_rng(3)
     spectra = rng.normal(size=(3, 3, 4)) * np.array([1.5, 4.0, 12.0])[:, None, None]
@@ -72,7 +73,7 @@ def test_the_chain_is_the_distribution_it_says_and_knows_how_well(chances):
     for name, values in off.items():
         values = np.concatenate(values)
         assert np.mean(np.abs(values) < 3) > 0.95, name
-        assert 0.4 < np.sqrt(np.mean(values**2)) < 1.5, name
+        assert 0.4 < np.sqrt(np.mean(values**2)) < (1.4 if min(chances) == 1 else 1.8), name
 
 
 def test_the_truncated_normal():
