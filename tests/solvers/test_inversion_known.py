@@ -120,6 +120,32 @@ def test_first_and_second_derivatives_in_all_that_a_fit_depends_on(changes, fixe
     np.testing.assert_allclose(jax.jit(jax.jacfwd(slope))(0.0), second, atol=1e-5 * (1 + np.abs(second).max()))
 
 
+# ------------------------------------------------------------------------------------------------ what is claimed
+
+
+def test_float32_claims_no_more_than_the_optimum_of_the_same_data():
+    """Two endmembers differ by 1e-3 of their size: a gap of float32 is small wherever between them a pixel ends."""
+    draw = np.random.default_rng(0)
+    endmembers = ENDMEMBERS[[0, 1, 2, 0]].astype(np.float32)
+    endmembers[3] += (3e-4 * draw.standard_normal(40)).astype(np.float32)
+    shares = draw.dirichlet(np.full(4, 0.5), 64)
+    pixels = shares @ endmembers + 0.002 * draw.standard_normal((64, 40))
+    pixels = pixels.astype(np.float32)
+
+    def solve(endmembers, pixels):
+        problem = prepare_inversion(endmembers, Linear())  # it has one optimum
+        return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda pixel: invert(pixel, problem)))(pixels))
+
+    found = solve(endmembers, pixels)
+    assert found.abundances.dtype == np.float32
+    assert np.mean(found.converged) > 0.95
+    with jax.enable_x64(True):
+        exact = solve(endmembers.astype(float), pixels.astype(float))
+    both = found.converged & exact.converged
+    assert np.mean(both) > 0.9
+    assert np.abs(found.abundances - exact.abundances)[both].max() <= 1e-3
+
+
 # ------------------------------------------------------------------------------------------------ what fails
 
 

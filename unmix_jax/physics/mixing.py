@@ -123,7 +123,8 @@ def _is_number(leaf: Any) -> bool:
     """Whether a leaf is real: a number or an array of them."""
     if isinstance(leaf, bool | np.bool_) or not eqx.is_array_like(leaf):
         return False
-    return bool(np.issubdtype(np.result_type(leaf), np.floating) or np.issubdtype(np.result_type(leaf), np.integer))
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.dtype(type(leaf))
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer))
 
 
 def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,11 +19,18 @@ from unmix_jax.physics.mixing import Mixing, Nascimento
 from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.batching import batched, check_pixel
 from unmix_jax.solvers.inversion_prepare import PreparedInversion, prepare_inversion
-from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, where_needed
+from unmix_jax.solvers.lanes import over
+from unmix_jax.solvers.simplex_box import covariance, descend, on_no_bound, project, quadratic_step, where_needed
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
 
 __all__ = ["Fitted", "PreparedInversion", "invert", "prepare_inversion", "prepared"]
+
+# The change of an abundance by a step of Newton from the answer, above which it is not converged, in float32 and in
+# float64: as much as the bound on abundances may be in the convex solvers.
+LONGEST, LONGEST_64 = 1e-3, 1e-6
+# and above which float32 goes on in float64: a tenth, since the step is that of Gauss–Newton and not exact
+FINE = 1e-4
 
 
 class Fitted(eqx.Module):
@@ -66,11 +73,13 @@ def invert(
 
     Returns:
         A `Solution`. Its gap is what the objective could still lose, to first order over the simplex and to second in
-        each parameter, over half the squared norm of the pixel. ``fitted`` is a `Fitted`: the model as fitted, and the
-        covariance of abundances and parameters at the noise given, or estimated from the residual. What the spectrum
-        tells nothing of (the interaction of a material that is absent) keeps its start; its variance is that of its
-        limits, infinite where it has none. Where the model renders something that is not finite, abundances, residual
-        and covariance are NaN and ``converged`` is False. As there is no convexity, ``abundance_bound`` is None.
+        each parameter, over half the squared norm of the pixel. ``converged`` also asks that a step of Newton from
+        there, computed in float64, changes no abundance by more than 1e-3 (1e-6 in float64). ``fitted`` is a `Fitted`:
+        the model as fitted, and the covariance of abundances and parameters at the noise given, or estimated from the
+        residual. What the spectrum tells nothing of (the interaction of a material that is absent) keeps its start; its
+        variance is that of its limits, infinite where it has none. Where the model renders something that is not
+        finite, abundances, residual and covariance are NaN and ``converged`` is False. As there is no convexity,
+        ``abundance_bound`` is None.
 
     Raises:
         ValueError: no model, a model or ``fit`` besides a prepared problem, shapes that disagree, what
@@ -99,15 +108,15 @@ def invert(
     seen = still.view.see(still, jax.lax.stop_gradient(pixel))
     norm = squared_norm(problem.whiten(jax.lax.stop_gradient(pixel)))
     energy = 0.5 * _energy(norm, still)
-    unknown, gap, steps = _constant(_descended, still, seen, energy)
+    unknown, gap, steps, left = _constant(_descended, still, seen, energy)
 
     used = jnp.asarray(bands if problem.good is None else jnp.sum(problem.good), pixel.dtype)
     free = on_no_bound(unknown[:, None], still.region)[:, 0]
     variance = jnp.ones((), pixel.dtype)
     if not problem.known_noise:
-        left = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
+        misfit = squared_norm(_error(jax.lax.stop_gradient(pixel), still, unknown))
         rounding = jnp.finfo(pixel.dtype).eps ** 2 * norm / used  # nothing is known better than that
-        variance = jnp.maximum(left / jnp.maximum(used - jnp.sum(free) + 1, 1), rounding)
+        variance = jnp.maximum(misfit / jnp.maximum(used - jnp.sum(free) + 1, 1), rounding)
     covariance, loose = _constant(_uncertain, still, seen, unknown, variance)
 
     unknown = _differentiable(pixel, problem, unknown, free & ~loose)
@@ -122,7 +131,8 @@ def invert(
     info = jnp.finfo(pixel.dtype)
     # squares of smaller pixels lose digits or are zero, and no gap means anything
     seen_at_all = (norm > float(info.tiny) / float(info.eps) ** 2) | jnp.all(pixel == 0)
-    solved = ~failed & (gap <= tolerance(info.dtype)) & seen_at_all
+    near = left <= (LONGEST if info.bits == 32 else LONGEST_64)
+    solved = ~failed & (gap <= tolerance(info.dtype)) & near & seen_at_all
     return Solution(
         abundances=unknown[:count],
         residual=safe_sqrt(squared / used),
@@ -187,19 +197,77 @@ def _still(problem: PreparedInversion) -> PreparedInversion:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, problem)
 
 
-def _descended(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> tuple[Array, Array, Array]:
-    """Unknowns, relative gap and turns of many pixels, which are the first axis here and the last inside."""
+def _descended(problem: PreparedInversion, seen: dict[str, Array], scale: Array) -> tuple[Array, Array, Array, Array]:
+    """Unknowns, relative gap, steps, and the step of Newton that is left; many pixels, which are the first axis here.
+
+    A gap of float32 says little of abundances where endmembers are nearly alike: curvature there is the square of the
+    condition number down. So the step from the end of the descent to the minimum of the quadratic model is computed in
+    float64. Where it is long, or the gap too large, the descent goes on in float64.
+    """
+    if scale.dtype == jnp.float64:
+        unknown, gap, steps = _descent(problem, seen, problem.start(seen), scale)
+        return unknown.T, gap, steps, _left(problem, seen, unknown)
+    unknown, gap, steps = _descent(problem, seen, problem.start(seen), scale)
+    with jax.enable_x64(True):
+        precise, seen, point = jax.tree.map(_widened, (problem, seen, unknown))
+        point = project(point, precise.region)
+        left = _left(precise, seen, point)
+        fine = (left <= FINE) & (gap <= tolerance(jnp.float32))
+        wide = scale.astype(jnp.float64)
+        better, lower, more = _descent(precise, seen, point, jnp.where(fine, jnp.inf, wide), wide)
+        better = jnp.where(fine, point, better)
+        again = jnp.any(~fine & jnp.isfinite(wide))
+        left = jax.lax.cond(again, lambda: _left(precise, seen, better), lambda: left)
+        gap = jnp.where(fine, gap.astype(jnp.float64), lower)
+    return (
+        better.T.astype(scale.dtype),
+        gap.astype(scale.dtype),
+        steps + jnp.where(fine, 0, more),
+        left.astype(scale.dtype),
+    )
+
+
+def _widened(x: Any) -> Any:
+    """In float64, if it is in float32."""
+    return x.astype(jnp.float64) if eqx.is_array(x) and x.dtype == jnp.float32 else x
+
+
+def _descent(
+    problem: PreparedInversion, seen: dict[str, Array], start: Array, scale: Array, energy: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """Unknowns [unknown, pixel], gap over the energy, and steps; pixels with an infinite scale stay where they are."""
     view = problem.view
     found = descend(
         lambda unknown, data: problem.model(unknown, view.gather(seen, data)),
         lambda unknown, data: view.bend(problem, unknown, view.gather(seen, data)),
-        problem.start(seen),
+        start,
         view.rows(seen),
         scale,
         problem.region,
         chunk=view.chunk,
     )
-    return found["unknown"].T, found["gap"] / jnp.where(scale > 0, scale, jnp.nan), found["steps"]
+    energy = scale if energy is None else energy
+    return found["unknown"], found["gap"] / jnp.where(energy > 0, energy, jnp.nan), found["steps"]
+
+
+def _left(problem: PreparedInversion, seen: dict[str, Array], unknown: Array) -> Array:
+    """The largest change of an abundance by the step to the minimum of the quadratic model; NaN where there is none."""
+    view, count = problem.view, problem.simplex
+    rows = view.rows(seen) | {"unknown": unknown}
+
+    def judged(part: State) -> State:
+        data = view.gather(seen, {name: part[name] for name in rows})
+        model = where_needed(part["done"], lambda: problem.model(part["unknown"], data))
+        step = quadratic_step(
+            part["unknown"], model.gradient, model.curvature, jnp.zeros_like(model.value), problem.region
+        )
+        largest = over(jnp.maximum, jnp.abs(step[:count]))
+        largest = jnp.where(jnp.isfinite(model.value), largest, jnp.nan)
+        return part | {"left": jnp.where(part["done"], part["left"], largest), "done": jnp.ones_like(part["done"])}
+
+    pixels = unknown.shape[1]
+    state = {**rows, "left": jnp.full(pixels, jnp.nan, unknown.dtype), "done": jnp.zeros(pixels, bool)}
+    return work_off(judged, state, chunk=view.chunk, max_rounds=1, constant=tuple(rows))["left"]
 
 
 def _uncertain(

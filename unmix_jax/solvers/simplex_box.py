@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from unmix_jax.linalg import least
 from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.lanes import over
 from unmix_jax.solvers.worklist import State, work_off
@@ -212,7 +213,7 @@ def quadratic_step(unknown: Array, gradient: Array, curvature: Array, damping: A
         at_high = jnp.where(wrong, above, at_high)
         # some abundance is free
         lost = jnp.all(at_low[:count], 0)
-        steepest = jnp.arange(count)[:, None] == jnp.argmin(slope[:count], 0)
+        steepest = jnp.arange(count)[:, None] == least(slope[:count].T)
         at_low = at_low.at[:count].set(at_low[:count] & ~(lost & steepest))
         patience = jnp.where(progress, 3, patience - 1)
         return at_low, at_high, jnp.minimum(fewest, number), patience, turn + 1, step, jnp.all(number == 0)
