@@ -99,6 +99,25 @@ def test_likelihood_is_that_of_scipy_and_no_greater_is_near():
     assert np.min(solution.abundances) >= 0
 
 
+@in_float64
+def test_likelihood_where_the_modes_span_the_means():
+    """Brightness that varies: nothing of the means is left beside the modes, and rounding must not stand for it."""
+    abundances, _ = drawn()
+    bright = Normal(MEANS, np.stack([0.05 * MEANS, MODES[:, 0]], 1), REST)
+    own = np.einsum("emb,emc->ebc", bright.modes, bright.modes) + REST[:, None, None] * np.eye(BANDS)
+    rng = np.random.default_rng(9)
+    pixels = (abundances @ MEANS) * (1 + 0.05 * rng.standard_normal((PIXELS, 1)))
+    pixels = pixels + NOISE * rng.standard_normal(pixels.shape)
+    problem = prepare_ncm(bright, noise=NOISE)
+    basis = np.asarray(problem.view.basis)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-10)
+    solution = batch(ncm, problem, pixels)
+    for i in range(4):
+        a = np.asarray(solution.abundances[i])
+        law = multivariate_normal(a @ MEANS, np.tensordot(a**2, own, 1) + NOISE**2 * np.eye(BANDS))
+        assert_close(solution.fitted["log_likelihood"][i], law.logpdf(pixels[i]))
+
+
 def assert_fixed_point(solution, pixels, good):
     """Least squares weighted by what the abundances say leads to these abundances."""
     assert np.mean(solution.converged) > 0.98
@@ -131,6 +150,26 @@ def test_error_bars_hold_for_what_the_model_draws(solver):
     assert 0.60 < np.mean(off <= 1) < 0.76
     assert 0.91 < np.mean(off <= 2) < 0.985
     assert 0.85 < np.mean(solution.fitted["chi2"]) < 1  # two of 24 went into the fit
+
+
+@in_float64
+def test_error_bars_hold_where_an_estimate_ends_at_zero():
+    """Abundances near zero, some of which are estimated as none: neither those nor the others are known for that."""
+    rng = np.random.default_rng(12)
+    abundances = rng.dirichlet(np.full(3, 0.3), PIXELS)
+    own = MEANS + np.einsum("pem,emb->peb", rng.standard_normal((PIXELS, 3, 2)), MODES)
+    own = own + np.sqrt(REST)[:, None] * rng.standard_normal((PIXELS, 3, BANDS))
+    pixels = np.einsum("pe,peb->pb", abundances, own) + NOISE * rng.standard_normal((PIXELS, BANDS))
+    solution = batch(ncm, prepare_ncm(normal(), noise=NOISE), pixels)
+    spread = np.sqrt(np.diagonal(solution.covariance, axis1=1, axis2=2))
+    zero, fine = np.asarray(solution.abundances) == 0, np.asarray(solution.converged)
+    assert np.mean(zero) > 0.1
+    assert np.all(spread > 0)
+    np.testing.assert_allclose(np.sum(solution.covariance, -1), 0, atol=1e-10)
+    off = np.abs(solution.abundances - abundances) / spread
+    assert np.mean(off[fine] <= 1) > 0.66
+    assert np.mean(off[zero & fine[:, None]] <= 2) > 0.95
+    assert np.mean(off[~zero & fine[:, None]] <= 1) > 0.62
 
 
 @in_float64

@@ -79,7 +79,12 @@ def prepare_ncm(
     center = white.mean(0)
     # modes first, in the order of their variance: a covariance that is graded loses nothing by rounding
     basis = _span(bent.reshape(-1, bands))
-    basis = np.concatenate([basis, _span(white - center - (white - center) @ basis.T @ basis)])
+    # of means that the modes span (brightness that varies), rounding alone is left, which points anywhere
+    apart = white - center
+    size = np.linalg.norm(apart, 2)
+    for _ in range(2):
+        apart = apart - apart @ basis.T @ basis
+    basis = np.concatenate([basis, _span(apart, size)])
     if not len(basis):  # one endmember without modes: any direction serves
         basis = np.eye(bands)[[np.flatnonzero(good)[0]]]
     dtype = _dtype(endmembers.mean)
@@ -141,12 +146,12 @@ def _prepared(mean: np.ndarray, good: np.ndarray, dtype: Any, view: Any, root: A
     return PreparedCompositional(jnp.asarray(mean, dtype), library, kept, view)
 
 
-def _span(rows: np.ndarray) -> np.ndarray:
-    """Orthonormal rows that span these, in the order of their singular values."""
+def _span(rows: np.ndarray, size: float = 0.0) -> np.ndarray:
+    """Orthonormal rows that span these, in the order of their singular values; beside `size`, what is small is none."""
     if not len(rows):
         return rows
     _, singular, right = np.linalg.svd(rows, full_matrices=False)
-    return right[singular > SINGULAR * max(singular[0], np.finfo(float).tiny)]
+    return right[singular > SINGULAR * max(singular[0], size, np.finfo(float).tiny)]
 
 
 def _dtype(values: Any) -> Any:
