@@ -378,7 +378,7 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
     """Distances of every support, [endmember, latent + 1, support], and what makes abundances of them.
 
     A support whose members depend on each other is never optimal: its distances are far below zero. An endmember that
-    depends on a support has the distance zero from it, for every pixel.
+    depends on a support has no distance (not a number): whether it is in or out, no pixel says.
     """
     latent, count = factor.shape
     supports = np.arange(2**count)
@@ -406,6 +406,7 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
     safe = np.where(member == 1, lengths, 1.0)
     forms = np.where(member[:, :, None] == 1, linear / safe[:, :, None], normal)
     constant = np.where(member == 1, offset / safe, -(normal @ middle[:, :, None])[..., 0])
+    constant = np.where((member == 0) & (apart <= floor), np.nan, constant)
     forms = np.concatenate([forms, constant[:, :, None]], 2)
     impossible = rank < member.sum(1) - sum_to_one
     if sum_to_one:
