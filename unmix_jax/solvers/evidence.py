@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, log_ndtr
+from jax.scipy.special import gammaln, ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import matmul, squared_norm, whiten
@@ -19,9 +19,15 @@ from unmix_jax.solvers.inversion import invert
 from unmix_jax.solvers.inversion_prepare import PreparedInversion
 from unmix_jax.types import Solution
 
-__all__ = ["Choice", "Compared", "choose", "laplace"]
+__all__ = ["Choice", "Compared", "choose", "log_evidence"]
 
 FLAT = 1e-4  # inverse squared range that a parameter is known to at least, so that none is without a width
+WIDER = 1.15  # than Laplace's Gaussian: the ratio of integrand and density stays bounded where tails are heavier
+LATTICES, POINTS = 8, 128  # independent sets of points, and points of each
+CHUNK = 32  # points at once: with a tile of pixels, their spectra are what memory holds
+TAIL = 5.0  # standard deviations from where a Gaussian tail is drawn from z exp(-z²/2)
+NARROW = 1e-2  # standard deviations: between bounds as near as that, uniformly
+UNSURE = 0.03  # error of a probability with which the comparison still counts as done
 
 
 class Compared(eqx.Module):
@@ -31,11 +37,13 @@ class Compared(eqx.Module):
         model: number of the best one.
         log_evidence: of each, in nats; not a number where a model has no solution.
         probability: of each, if all were as likely before.
+        error: standard error of each log evidence, in nats; zero by BIC, which is no integral.
     """
 
     model: Int[Any, "*pixel"]
     log_evidence: Float[Any, "*pixel model"]
     probability: Float[Any, "*pixel model"]
+    error: Float[Any, "*pixel model"]
 
 
 class Choice(eqx.Module):
@@ -60,10 +68,16 @@ class Choice(eqx.Module):
         if len(counts) > 1:
             told = ", ".join(f"{name} {s.abundances.shape[-1]}" for name, s in zip(self.names, solutions, strict=True))
             raise ValueError(f"the candidates differ in their number of abundances: {told}")
-        scores = jnp.stack([self._score(pixel, *pair) for pair in zip(self.unmixers, solutions, strict=True)])
+        pairs = [self._score(pixel, *pair) for pair in zip(self.unmixers, solutions, strict=True)]
+        scores, errors = (jnp.stack(parts) for parts in zip(*pairs, strict=True))
         known = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
         model = jnp.argmax(known)
-        chosen = Compared(model.astype(jnp.int32), scores, jax.nn.softmax(known))
+        probability = jax.nn.softmax(known)
+        chosen = Compared(model.astype(jnp.int32), scores, probability, errors)
+        # d p_m = p_m (d s_m − Σ_k p_k d s_k)
+        share = jnp.eye(len(scores), dtype=scores.dtype) - probability
+        unsure = jnp.sqrt(jnp.sum((probability[:, None] * share * jnp.nan_to_num(errors)) ** 2, 1))
+        sure = jnp.all(unsure <= UNSURE)
         count, dtype = counts.pop(), solutions[0].abundances.dtype
         unknown = jnp.full((count, count), jnp.nan, dtype)
 
@@ -75,21 +89,22 @@ class Choice(eqx.Module):
             residual=of_winner([s.residual for s in solutions]),
             gap=of_winner([s.gap for s in solutions]),
             steps=sum((s.steps for s in solutions), jnp.zeros((), jnp.int32)),
-            converged=of_winner([s.converged for s in solutions]),
+            converged=of_winner([s.converged for s in solutions]) & sure,
             covariance=of_winner([unknown if s.covariance is None else s.covariance for s in solutions]),
             fitted=chosen,
         )
 
-    def _score(self, pixel: Any, unmixer: Any, solution: Solution) -> Array:
+    def _score(self, pixel: Any, unmixer: Any, solution: Solution) -> tuple[Array, Array]:
         problem = _problem(unmixer)
         if self.criterion == "evidence" and problem is not None:
-            return laplace(pixel, problem, solution)
+            return log_evidence(pixel, problem, solution)
         bands = jnp.asarray(pixel.shape[0] if problem is None or problem.good is None else jnp.sum(problem.good))
         count = solution.abundances.shape[-1] - 1
         if problem is not None:
             count = problem.simplex - 1 + len(problem.low)
         likelihood = _likelihood(solution, bands, self.noise, count)
-        return likelihood - 0.5 * count * jnp.log(bands.astype(likelihood.dtype))
+        score = likelihood - 0.5 * count * jnp.log(bands.astype(likelihood.dtype))
+        return score, jnp.zeros_like(score)
 
 
 def choose(
@@ -97,8 +112,8 @@ def choose(
 ) -> Choice:
     """An unmixer that takes for each pixel the best of several.
 
-    argmax_m log p(y | m). By "evidence", for inversions of mixing models, that is Laplace's approximation of the
-    integral of the likelihood over all abundances and parameters (`laplace`); other solvers, and all by "bic", have
+    argmax_m log p(y | m). By "evidence", for inversions of mixing models, that is the integral of the likelihood over
+    all abundances and parameters (`log_evidence`); other solvers, and all by "bic", have
     log L − ½ k log n, with k free abundances and parameters and n bands.
 
     Args:
@@ -110,7 +125,8 @@ def choose(
         criterion: which of the two.
 
     Returns:
-        A `Choice`: an unmixer whose ``fitted`` is a `Compared`.
+        A `Choice`: an unmixer whose ``fitted`` is a `Compared`. Its ``converged`` says that the solution of the best
+        model has converged, and that no probability has a standard error above 0.03.
 
     Raises:
         ValueError: no candidate, an unknown criterion, noise that is known to some only, or a parameter with neither
@@ -145,24 +161,28 @@ def choose(
     return Choice(tuple(candidates.values()), level, tuple(candidates), criterion)
 
 
-def laplace(pixel: Float[Any, " band"], problem: PreparedInversion, solution: Solution) -> Float[Array, ""]:
-    """Logarithm of the evidence of a mixing model, from its inversion of a pixel.
+def log_evidence(
+    pixel: Float[Any, " band"], problem: PreparedInversion, solution: Solution
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Logarithm of the evidence of a mixing model, by importance sampling about its inversion of a pixel.
 
     log ∫ p(y | a, p) p(a) p(p) da dp, with abundances uniform on the simplex and parameters uniform between their
-    limits (or under their prior): the integrand is taken as Gaussian about the solution. An abundance or parameter
-    inside is integrated as far as its limits reach, each by itself; one on a bound, where the objective rises with
-    slope λ and curvature h, contributes ∫ exp(−λx − ½hx²) dx.
+    limits (or under their prior). Points are drawn one coordinate after another from the Gaussian of Laplace's
+    approximation, a little wider, each within what its limits and those before it leave (Geweke, Hajivassiliou and
+    Keane), and the integrand is computed exactly at 1024 of them. A second maximum, far from the solution, is not seen.
 
     Args:
-        pixel: spectrum.
+        pixel: spectrum, [band], in the unit of the endmembers.
         problem: what `prepare_inversion` made of endmembers and model, with two limits or a prior for each parameter.
         solution: of `invert`.
 
     Returns:
-        Nats. Without known noise, that of the residual is taken, which the data have then been used for.
+        Nats, and their standard error, from the scatter of eight independent sets of points. Without known noise, that
+        of the residual is taken, which the data have then been used for. Not a number without a solution.
 
     Reference:
-        MacKay 2003, Information Theory, Inference, and Learning Algorithms, chapter 27; the bounds are ours.
+        MacKay 2003, Information Theory, Inference, and Learning Algorithms, chapters 27 and 29; Hajivassiliou,
+        McFadden and Ruud 1996, 10.1016/0304-4076(94)01716-6, for the truncated Gaussian.
     """
     unknown = jnp.concatenate([solution.abundances, *map(jnp.ravel, jax.tree.leaves(solution.fitted.mixing))])
     count, size = problem.simplex, len(unknown)
@@ -172,73 +192,129 @@ def laplace(pixel: Float[Any, " band"], problem: PreparedInversion, solution: So
     def spectrum(unknown: Array) -> Array:
         return problem.whiten(problem.at(unknown[count:])(unknown[:count], problem.endmembers))
 
-    error, rows = spectrum(unknown) - problem.whiten(pixel), jax.jacfwd(spectrum)(unknown)
+    white = problem.whiten(pixel)
     bands = jnp.asarray(len(pixel) if problem.good is None else jnp.sum(problem.good), unknown.dtype)
-    squared, unit = squared_norm(error), jnp.ones((), unknown.dtype)
+    squared, unit = squared_norm(spectrum(unknown) - white), jnp.ones((), unknown.dtype)
     if not problem.known_noise:
         free = jnp.sum((unknown > 0) & (jnp.arange(size) < count)) - 1 + size - count
         unit = jnp.maximum(squared / jnp.maximum(bands - free, 1), jnp.finfo(unknown.dtype).tiny)
     scale = 0.0 if problem.root is None else jnp.sum(jnp.log(jnp.where(problem.root > 0, problem.root, 1.0)))
-    likelihood = -0.5 * squared / unit - 0.5 * bands * jnp.log(2 * jnp.pi * unit) + scale
 
     low = jnp.concatenate([jnp.zeros(count, unknown.dtype), problem.low])
     high = jnp.concatenate([jnp.ones(count, unknown.dtype), problem.high])
-    reach, away = high - low, unknown[count:] - problem.center
     precision = jnp.concatenate([jnp.zeros(count, unknown.dtype), problem.precision])
-    gradient = matmul(error, rows) / unit + precision * (unknown - jnp.concatenate([unknown[:count], problem.center]))
-    weak = jnp.where(jnp.isfinite(reach), FLAT / reach**2, 0.0)
-    curvature = matmul(rows.T, rows) / unit + jnp.diag(precision + weak)
+    center = jnp.concatenate([unknown[:count], problem.center])
+    gaussian = problem.precision > 0
+    reach = (problem.high - problem.low)[: size - count]
+    density = gammaln(jnp.asarray(float(count), unknown.dtype)) + jnp.sum(
+        jnp.where(
+            gaussian,
+            0.5 * jnp.log(jnp.where(gaussian, problem.precision, 1.0) / (2 * jnp.pi)),
+            -jnp.log(jnp.where(gaussian, 1.0, reach)),
+        )
+    )
+    constant = density - 0.5 * bands * jnp.log(2 * jnp.pi * unit) + scale
+
+    def logarithm(unknown: Array) -> Array:
+        """Of likelihood times prior, without constants."""
+        misfit = squared_norm(spectrum(unknown) - white) / unit
+        return -0.5 * misfit - 0.5 * jnp.sum(precision * (unknown - center) ** 2)
+
+    if size == 1:  # the one abundance is 1: nothing to integrate
+        return logarithm(unknown) + constant, jnp.zeros_like(unit)
 
     # coordinates without the greatest abundance, which answers for the sum
+    eye = jnp.eye(size, dtype=unknown.dtype)
     pivot = jnp.argmax(unknown[:count])
-    moves = jnp.eye(size, dtype=unknown.dtype)
-    moves = moves.at[:, pivot].add(-(jnp.arange(size) < count).astype(unknown.dtype))
+    moves = eye.at[:, pivot].add(-(jnp.arange(size) < count).astype(unknown.dtype))
+    rows = jax.jacfwd(spectrum)(unknown)
+    gradient = matmul(spectrum(unknown) - white, rows) / unit + precision * (unknown - center)
+    weak = jnp.where(jnp.isfinite(high - low), FLAT / (high - low) ** 2, 0.0)
+    curvature = matmul(rows.T, rows) / unit + jnp.diag(precision + weak)
     gradient, curvature = matmul(moves, gradient), matmul(matmul(moves, curvature), moves.T)
-    counted = jnp.arange(size) != pivot
-    at_low = counted & (unknown <= low) & (gradient > 0)
-    at_high = counted & (unknown >= high) & (gradient < 0)
-    inside = counted & ~at_low & ~at_high
-    both = inside[:, None] & inside[None, :]
-    scales = jnp.sqrt(jnp.where(inside, jnp.diag(curvature), 1.0))
-    matrix = jnp.where(both, curvature / scales[:, None] / scales, jnp.eye(size, dtype=unknown.dtype))
-    root, factor = whiten(matrix, jnp.eye(size, dtype=unknown.dtype))
-    found = matmul(root, root.T)
-    spread = jnp.where(both, found / scales[:, None] / scales, 0.0)
-    determinant = 2 * jnp.sum(jnp.log(jnp.diag(factor)) + jnp.log(scales))
-    free = jnp.sum(inside)
-    volume = 0.5 * free * jnp.log(2 * jnp.pi) - 0.5 * determinant
+    others = jnp.arange(size) != pivot
+    bound = others & (((unknown <= low) & (gradient > 0)) | ((unknown >= high) & (gradient < 0)))
+    # those on a bound are drawn first: the others, drawn given them, need not know of the truncation
+    kept = jnp.argsort(jnp.where(bound, 0, jnp.where(others, 1, 2)), stable=True)[: size - 1]
+    gradient, curvature, bound, eye = gradient[kept], curvature[kept][:, kept], bound[kept], eye[1:, 1:]
+    abundance = kept < count
+    scales = jnp.sqrt(jnp.diag(curvature))
+    ridge = 4 * size * jnp.finfo(unknown.dtype).eps  # only of where is looked, not of what is found
+    matrix = curvature / scales[:, None] / scales + ridge * eye
+    # of those on a bound each has the slope there and, as if the others stayed, the curvature that the free ones leave
+    free, both = ~bound, bound[:, None] & bound
+    inverse_root = whiten(jnp.where(free[:, None] & free, matrix, eye), jnp.where(free, matrix, 0.0))[0]
+    taken = matmul(inverse_root, inverse_root.T)
+    stiff = jnp.maximum(jnp.diag(matrix - taken), 1e-6)
+    matrix = jnp.where(both, taken + jnp.diag(stiff), matrix)
+    # the inverse of a matrix with rows and columns turned round has a lower triangular root
+    backwards = whiten(matrix[::-1, ::-1], eye)[0][::-1, ::-1]
+    root = WIDER * backwards / scales[:, None]
+    pull = jnp.where(bound, gradient, 0.0) / scales  # where they are free, what is left of it is rounding
+    middle = unknown[kept] - matmul(matmul(backwards, backwards.T), pull) / scales
+    lows, highs = low[kept], high[kept]
 
-    width = jnp.sqrt(jnp.where(inside, jnp.diag(spread), 1.0))
-    reached = _log_between((low - unknown) / width, (high - unknown) / width)
-    # what the free ones do not take of the curvature of one on a bound
-    beside = jnp.where(inside[None, :], curvature, 0.0)
-    stiff = jnp.maximum(jnp.diag(curvature - matmul(matmul(beside, spread), beside.T)), jnp.diag(curvature) * 1e-6)
-    edge = _log_from_edge(jnp.abs(gradient), stiff, reach)
-    bounded = jnp.sum(jnp.where(inside, reached, jnp.where(at_low | at_high, edge, 0.0)))
+    def one(draws: Array) -> Array:
+        """Logarithm of what is integrated over the density of the draw."""
+        rest, total, point = jnp.ones_like(unit), jnp.zeros_like(unit), unknown
+        normal: list[Array] = []
+        for j in range(size - 1):
+            base = middle[j] + sum((root[j, k] * z for k, z in enumerate(normal)), jnp.zeros_like(unit))
+            top = jnp.where(abundance[j], jnp.maximum(rest, jnp.finfo(unknown.dtype).tiny), highs[j])
+            z, log_density = _drawn((lows[j] - base) / root[j, j], (top - base) / root[j, j], draws[j])
+            value = jnp.clip(base + root[j, j] * z, lows[j], top)
+            rest = rest - jnp.where(abundance[j], value, 0.0)
+            total = total + log_density - jnp.log(root[j, j])
+            point = point.at[kept[j]].set(value)
+            normal.append(z)
+        return logarithm(point.at[pivot].set(jnp.maximum(rest, 0.0))) - total
 
-    gaussian = problem.precision > 0
-    prior = gammaln(jnp.asarray(float(count), unknown.dtype))
-    known = (
-        0.5 * jnp.log(jnp.where(gaussian, problem.precision, 1.0) / (2 * jnp.pi)) - 0.5 * problem.precision * away**2
-    )
-    prior = prior + jnp.sum(jnp.where(gaussian, known, -jnp.log(jnp.where(gaussian, 1.0, reach[count:]))))
-    return likelihood + prior + volume + bounded
+    def some(_: None, draws: Array) -> tuple[None, Array]:
+        return None, jax.nn.logsumexp(jax.vmap(one)(draws))
+
+    draws = jnp.asarray(_lattices(size - 1), unknown.dtype)
+    _, sums = jax.lax.scan(some, None, draws)
+    each = jax.nn.logsumexp(sums.reshape(LATTICES, -1), axis=1) - np.log(POINTS)
+    whole = jax.nn.logsumexp(each) - np.log(LATTICES)
+    error = jnp.std(jnp.exp(each - whole), ddof=1) / LATTICES**0.5
+    return whole + constant, error
 
 
-def _log_between(below: Array, above: Array) -> Array:
-    """Logarithm of what the standard normal distribution has from `below` (not above zero) to `above` (not below)."""
-    left, right = log_ndtr(jnp.minimum(below, 0.0)), log_ndtr(-jnp.maximum(above, 0.0))
-    return jnp.log1p(-jnp.minimum(jnp.exp(left) + jnp.exp(right), 1 - 1e-6))
+def _lattices(size: int) -> np.ndarray:
+    """Points of the unit cube, [chunk, point, size]: `LATTICES` shifted ones, each of `POINTS`.
+
+    Additive recurrences with the powers of the root of ``x^(size + 1) = x + 1``, and random shifts, whose scatter tells
+    the error (Cranley and Patterson 1976, 10.1137/0713071).
+    """
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1 + ratio) ** (1 / (size + 1))
+    steps = np.arange(1, POINTS + 1)[:, None] * ratio ** -np.arange(1.0, size + 1)
+    shifts = np.random.default_rng(0).random((LATTICES, 1, size))
+    points = (steps + shifts) % 1
+    return np.clip(points, 1e-6, 1 - 1e-6).reshape(-1, CHUNK, size)
 
 
-def _log_from_edge(slope: Array, curvature: Array, reach: Array) -> Array:
-    """Log ∫₀^reach exp(−slope x − ½ curvature x²) dx, for slopes that are not negative."""
-    root = jnp.sqrt(curvature)
-    z = slope / root
-    near = log_ndtr(-z) + 0.5 * z**2 + 0.5 * jnp.log(2 * jnp.pi)
-    far = -jnp.log(jnp.maximum(z, 1.0)) - jnp.log1p(1 / jnp.maximum(z, 1.0) ** 2)
-    whole = jnp.where(z < 8, near, far) - jnp.log(root)
-    return jnp.minimum(whole, jnp.log(jnp.where(jnp.isfinite(reach), reach, 1e30)))
+def _drawn(low: Array, high: Array, draw: Array) -> tuple[Array, Array]:
+    """A number between two bounds, after a standard normal there or nearly so, and the logarithm of its density."""
+    mirrored = low + high < 0
+    low, high = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
+    width = high - low
+    # where nearly all is within, in a narrow place, and in the tail
+    upper = ndtr(-low)
+    mass = jnp.maximum(upper - ndtr(-high), 1e-30)
+    normal = -ndtri(jnp.clip(upper - draw * mass, 1e-30, 1.0))
+    normal = jnp.clip(normal, low, high)
+    log_normal = -0.5 * normal**2 - 0.5 * jnp.log(2 * jnp.pi) - jnp.log(mass)
+    narrow, in_tail = width < NARROW, low > TAIL
+    flat = low + draw * width
+    far, up_to = jnp.maximum(low, TAIL), jnp.maximum(high, TAIL)
+    ratio = -jnp.expm1(-0.5 * (up_to - far) * (up_to + far))
+    tail = jnp.clip(jnp.sqrt(far**2 - 2 * jnp.log1p(-draw * ratio)), far, up_to)
+    log_tail = jnp.log(tail) - 0.5 * (tail - far) * (tail + far) - jnp.log(jnp.maximum(ratio, 1e-30))
+    log_flat = -jnp.log(jnp.maximum(width, jnp.finfo(width.dtype).tiny))
+    z = jnp.where(narrow, flat, jnp.where(in_tail, tail, normal))
+    return jnp.where(mirrored, -z, z), jnp.where(narrow, log_flat, jnp.where(in_tail, log_tail, log_normal))
 
 
 def _likelihood(solution: Solution, bands: Array, noise: Array | None, count: int) -> Array:
