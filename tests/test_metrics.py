@@ -71,6 +71,37 @@ def test_sid_is_the_sum_of_two_relative_entropies():
     assert float(sid(np.asarray([0.0, -0.1, 1.0]), np.asarray([1.0, 0.5, 0.0]))) > 1
 
 
+SCALES = {np.float32: (1e-15, 1e-7, 1e-6, 1e-3, 1e4, 1e15), np.float64: (1e-170, 1e-30, 1e-16, 1e-7, 1e16, 1e30, 1e170)}
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(dtype, scale) for dtype, scales in SCALES.items() for scale in scales])
+@pytest.mark.parametrize("distance", [sad, sid], ids=lambda f: f.__name__)
+def test_the_unit_of_either_spectrum_does_not_matter(distance, dtype, scale):
+    rng = np.random.default_rng(4)
+    u, v = rng.uniform(size=(2, 5, 30)) ** 6  # values of very different size: 1e-9 of the greatest occurs
+    u[0, :4], v[1, 3:6] = 0.0, -0.1
+    with jax.enable_x64(dtype == np.float64):
+        expected = np.asarray(distance(u.astype(dtype), v.astype(dtype)))
+        for one, other in ((scale, 1.0), (1.0, scale), (scale, scale), (scale, 1 / scale)):
+            found = distance((one * u).astype(dtype), (other * v).astype(dtype))
+            np.testing.assert_allclose(found, expected, rtol=30 * float(np.finfo(dtype).eps))
+    if distance is sid:
+        positive = [np.maximum(s, np.finfo(dtype).eps * s.max(-1, keepdims=True)).T for s in (u, v)]
+        oracle = entropy(*positive) + entropy(*positive[::-1])
+        np.testing.assert_allclose(expected, oracle, rtol=1e-5)
+
+
+@pytest.mark.parametrize("error", [rmse, rmse_per_endmember, reconstruction_rmse], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_errors_are_in_the_unit_of_what_is_compared(error, scale):
+    estimated, reference = np.random.default_rng(5).uniform(size=(2, 6, 4)).astype(np.float32)
+    found = error(np.float32(scale) * estimated, np.float32(scale) * reference)
+    np.testing.assert_allclose(found / np.float32(scale), error(estimated, reference), rtol=1e-5)
+    np.testing.assert_allclose(
+        sre(np.float32(scale) * estimated, np.float32(scale) * reference), sre(estimated, reference), rtol=1e-5
+    )
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("loss", [sad, sid, rmse, rmse_per_endmember, reconstruction_rmse], ids=lambda f: f.__name__)
 def test_gradients_equal_differences_and_are_finite_where_it_hurts(loss):

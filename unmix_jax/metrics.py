@@ -7,6 +7,7 @@ alignment and scoring are host-level. Arguments come in this order: estimated, r
 from itertools import combinations
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -50,6 +51,7 @@ def sad(u: Float[Any, "*#batch band"], v: Float[Any, "*#batch band"]) -> Float[A
     """
 
     def unit(spectra: Array) -> Array:
+        spectra, _ = _of_size_one(spectra)
         norm = safe_norm(spectra)[..., None]
         return spectra / jnp.where(norm > 0, norm, 1.0)
 
@@ -61,21 +63,23 @@ def sid(u: Float[Any, "*#batch band"], v: Float[Any, "*#batch band"]) -> Float[A
     r"""Spectral information divergence.
 
     Σ_b (p_b - q_b) (log p_b - log q_b) with p = u/Σu and q = v/Σv. Values below the rounding of the
-    dtype, negative ones included, count as that rounding.
+    greatest of their spectrum, negative ones included, count as that rounding, so that the unit does not matter.
 
     Args:
         u: spectra, non-negative, any unit.
         v: spectra, non-negative, any unit; leading axes broadcast.
 
     Returns:
-        Divergence, nats.
+        Divergence, nats; a spectrum without a positive value counts as equal in all bands.
 
     Reference:
         Chang 2000, 10.1109/18.857802.
     """
 
     def distribution(spectra: Array) -> Array:
-        spectra = jnp.maximum(spectra, jnp.finfo(spectra.dtype).eps)
+        spectra, _ = _of_size_one(jnp.maximum(spectra, 0.0))
+        greatest = jax.lax.stop_gradient(jnp.max(spectra, axis=-1, keepdims=True))
+        spectra = jnp.maximum(spectra, jnp.finfo(spectra.dtype).eps * jnp.where(greatest > 0, greatest, 1.0))
         return spectra / jnp.sum(spectra, axis=-1, keepdims=True)
 
     p, q = distribution(jnp.asarray(u)), distribution(jnp.asarray(v))
@@ -146,7 +150,8 @@ def sre(estimated: Float[Any, "*pixel endmember"], reference: Float[Any, "*pixel
         Iordache et al. 2011, 10.1109/TGRS.2010.2098413.
     """
     estimated, reference = jnp.asarray(estimated), jnp.asarray(reference)
-    return 10 * jnp.log10(jnp.sum(reference**2) / jnp.sum((reference - estimated) ** 2))
+    signal, error = (_root_mean_square(values.reshape(-1)) for values in (reference, reference - estimated))
+    return 20 * jnp.log10(signal / error)
 
 
 def reconstruction_rmse(
@@ -166,7 +171,23 @@ def reconstruction_rmse(
 
 def _root_mean_square(values: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """Root mean square over the last axis, with gradient zero at zero."""
-    return safe_norm(values) / np.sqrt(values.shape[-1])
+    values, size = _of_size_one(values)
+    return size[..., 0] * (safe_norm(values) / np.sqrt(values.shape[-1]))
+
+
+def _of_size_one(values: Float[Array, "*batch n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch 1"]]:
+    """Values divided by a power of two near their greatest magnitude, and that power, 1 where all are zero.
+
+    Squares of what is divided neither overflow nor vanish, whatever the unit, and the division rounds nothing. The
+    power is a constant to derivatives: what it is multiplied with again has the same value and slope for any other.
+    """
+    values = jnp.asarray(values, jnp.result_type(values.dtype, float))
+    greatest = jax.lax.stop_gradient(jnp.max(jnp.abs(values), axis=-1, keepdims=True))
+    _, exponent = jnp.frexp(greatest)
+    # A subnormal number keeps its digits when it is left as it is; its reciprocal would overflow.
+    usable = (greatest >= jnp.finfo(values.dtype).tiny) & jnp.isfinite(greatest)
+    size = jnp.where(usable, jnp.ldexp(jnp.ones_like(greatest), exponent - 1), 1.0)
+    return values / size, size
 
 
 def coverage(
