@@ -47,7 +47,8 @@ def vca_oracle(pixels, count, draws, snr=None):
     if snr is None:
         x = u.T @ centred
         power_y, power_x = np.sum(y**2) / n, np.sum(x**2) / n + np.sum(mean**2)
-        snr = 10 * np.log10((power_x - count / bands * power_y) / (power_y - power_x))
+        outside = (power_y - power_x) * n / (n - 1 - count)  # what the mean and the components leave to the noise
+        snr = 10 * np.log10((power_y - outside - count / bands * power_y) / outside)
     if snr < 15 + 10 * np.log10(count):
         u = u[:, : count - 1]
         x = u.T @ centred
@@ -111,6 +112,13 @@ def test_vca_is_the_authors_program(count, snr, given):
 def test_vca_estimates_the_signal_to_noise_ratio(snr, within):
     pixels, *_ = simplex(3, pixels=4000, bands=80, snr=snr)
     assert abs(float(vca(KEY, pixels, 3).snr) - snr) < within
+
+
+@pytest.mark.parametrize("pixels", [8, 12, 30, 80])
+def test_vca_estimates_the_signal_to_noise_ratio_of_few_pixels(pixels):
+    drawn = [simplex(3, seed=seed, pixels=pixels, bands=80, snr=30.0)[0] for seed in range(30)]
+    found = [float(vca(KEY, spectra, 3).snr) for spectra in drawn]
+    assert abs(np.mean(found) - 30.0) < 0.5
 
 
 @pytest.mark.parametrize("snr", [20.0, 45.0])

@@ -34,12 +34,15 @@ def regression_residuals(pixels):
 
 
 def hysime_oracle(pixels):
-    """HySime from the residuals themselves, as in the paper's code: cost of every eigenvector, ascending."""
+    """HySime from the residuals themselves, as in the paper: cost of every eigenvector, ascending.
+
+    But for the degrees of freedom of a regression on the other bands, by which the sum of squares is divided.
+    """
     n, bands = pixels.shape
     noise = regression_residuals(pixels)
     signal = pixels - noise
     r_x, r_y = signal.T @ signal / n, pixels.T @ pixels / n
-    r_n = np.diag(np.mean(noise**2, axis=0)) + np.trace(r_x) / bands / 1e5 * np.eye(bands)
+    r_n = np.diag(np.sum(noise**2, axis=0) / (n - bands + 1)) + np.trace(r_x) / bands / 1e5 * np.eye(bands)
     vectors = np.linalg.svd(r_x)[0]
     return np.sort(-np.diag(vectors.T @ r_y @ vectors) + 2 * np.diag(vectors.T @ r_n @ vectors))
 
@@ -60,7 +63,8 @@ def hfc_oracle(pixels, false_alarm):
 def test_noise_is_that_of_the_regressions(snr):
     pixels, std = mixtures(snr)
     noise = estimate_noise(pixels)
-    np.testing.assert_allclose(noise.std, np.sqrt(np.mean(regression_residuals(pixels) ** 2, axis=0)), rtol=1e-6)
+    squares = np.sum(regression_residuals(pixels) ** 2, axis=0)
+    np.testing.assert_allclose(noise.std, np.sqrt(squares / (PIXELS - BANDS + 1)), rtol=1e-6)
     np.testing.assert_allclose(noise.std, std, rtol=0.2)
     assert abs(noise.snr - snr) < 1.0
 
@@ -76,6 +80,42 @@ def test_hysime_is_that_of_the_paper(snr):
     assert_close(found.basis @ found.basis.T, np.eye(COUNT))
     inside = pixels @ found.basis.T @ found.basis
     assert np.sqrt(np.mean((pixels - np.asarray(inside)) ** 2)) < 1.2 * float(jnp.sqrt(jnp.mean(found.noise.std**2)))
+
+
+FEW = {"a few more than bands": BANDS + 8, "half more": 3 * BANDS // 2, "twice": 2 * BANDS, "five times": 5 * BANDS}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("pixels", FEW.values(), ids=FEW)
+def test_few_pixels_make_noise_neither_small_nor_signal(pixels):
+    drawn = [mixtures(40.0, seed=seed, pixels=pixels, count=COUNT) for seed in range(8)]
+    # White noise of its own: what the regression leaves of it is known, whatever the spectra.
+    noise = [hysime(spectra).noise.std ** 2 / std**2 for spectra, std in drawn]
+    many = [estimate_noise(mixtures(40.0, seed=seed, pixels=100 * BANDS)[0]).std ** 2 / drawn[seed][1] ** 2
+            for seed in range(8)]  # fmt: skip
+    np.testing.assert_allclose(np.mean(noise), np.mean(many), rtol=0.15)
+    counts = [hysime(spectra).count for spectra, _ in drawn]
+    assert max(counts) <= COUNT
+    assert min(counts) >= COUNT - 1
+    snr = [float(hysime(spectra).noise.snr) for spectra, _ in drawn]
+    assert abs(np.mean(snr) - 40.0) < 1.5
+
+
+@pytest.mark.usefixtures("x64")
+def test_pixels_of_noise_alone_are_hardly_ever_signal():
+    rng = np.random.default_rng(3)
+    constant = 10.0  # one endmember: the pixels are not of mean zero
+    counts = [hysime(constant + rng.standard_normal((2 * BANDS, BANDS))).count for _ in range(40)]
+    assert counts.count(1) >= 39
+
+
+@pytest.mark.parametrize("pixels", [2, BANDS - 1, BANDS])
+@pytest.mark.parametrize("estimate", [estimate_noise, hysime, nwhfc])
+def test_not_more_pixels_than_bands_are_refused(estimate, pixels):
+    spectra, _ = mixtures(40.0, pixels=pixels)
+    with pytest.raises(ValueError, match=f"more valid pixels than bands, got {pixels} pixels of {BANDS} bands"):
+        estimate(spectra)
+    assert count_endmembers(spectra).hysime is None
 
 
 @pytest.mark.parametrize("snr", [20.0, 60.0, 90.0])

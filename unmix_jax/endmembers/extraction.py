@@ -214,8 +214,13 @@ def vca(
 
 
 def _estimate_snr(moments: Moments, powers: Float[np.ndarray, " band"], count: int) -> float:
-    """10 log₁₀ of (P_x - p/L P_y) / (P_y - P_x), P_x the power inside mean + p principal components."""
-    outside = float(np.sum(powers[count:]))
+    """10 log₁₀ of (P_x - p/L P_y) / (P_y - P_x), P_x the power inside mean + p principal components.
+
+    Of N pixels the mean and the components take 1 + p degrees of freedom: what they leave outside is enlarged by
+    N / (N - 1 - p). The paper does not.
+    """
+    free = moments.pixels - 1 - count
+    outside = float(np.sum(powers[count:])) * moments.pixels / max(free, 1)
     power = float(np.trace(moments.second))
     signal = power - outside - count / len(powers) * power
     # Rounding leaves about 1e-15 of the power outside noise-free data.

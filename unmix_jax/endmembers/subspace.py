@@ -16,6 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from scipy.special import chdtri
 
 from unmix_jax.endmembers.moments import Moments, ValidPixels
 from unmix_jax.linalg import matmul
@@ -23,6 +24,8 @@ from unmix_jax.linalg import matmul
 __all__ = ["Counts", "Noise", "Subspace", "count_endmembers", "estimate_noise", "hfc", "hysime", "nwhfc"]
 
 RIDGE = 1e-13  # of the mean band power: far below any sensor's noise, above the rounding of the Gram matrix
+# Law of the largest eigenvalue of noise (Tracy and Widom, real data): it exceeds this in one of a thousand scenes.
+LARGEST = 3.27
 
 
 class Noise(eqx.Module):
@@ -44,7 +47,7 @@ class Subspace(eqx.Module):
         count: dimension of the subspace: the number of endmembers.
         basis: orthonormal rows that span it, the most useful first; NaN in the bad bands of a scene.
         cost: change of the mean squared error by each eigenvector, ascending, in the squared unit of the
-            pixels; the negative ones are in the basis.
+            pixels; the negative ones are in the basis. Of few pixels, noise weighs more in it (see `hysime`).
         noise: the noise estimate it rests on.
     """
 
@@ -133,8 +136,22 @@ def _regress(moments: Moments) -> Float[np.ndarray, "band band"]:
 
 
 def _noise_variance(moments: Moments, to_residual: Float[np.ndarray, "band band"]) -> Float[np.ndarray, " band"]:
-    """Mean square of the regression residuals of each band, never negative."""
-    return np.maximum(np.einsum("bi,bc,ci->i", to_residual, moments.second, to_residual, optimize=True), 0.0)
+    """Squares of the regression residuals of each band over the pixels that the regression leaves free."""
+    mean_square = np.maximum(np.einsum("bi,bc,ci->i", to_residual, moments.second, to_residual, optimize=True), 0.0)
+    others = int(np.sum(np.diag(moments.second) > 0)) - 1  # bands of zeros explain nothing
+    return mean_square * (moments.pixels / (moments.pixels - max(others, 0)))
+
+
+def _noise_reach(pixels: int, bands: int) -> float:
+    """The largest eigenvalue that second moments of white noise may have, in units of its estimated variance.
+
+    ((√(N−1) + √B)² + t (√(N−1) + √B) (1/√(N−1) + 1/√B)^⅓) / N over c / ν: only one estimate of a hundred with
+    ν = N − B + 1 degrees of freedom is lower than c / ν of the true variance, c of the chi-squared distribution.
+    """
+    one, other = np.sqrt(pixels - 1), np.sqrt(bands)
+    spread = (one + other) * (1 / one + 1 / other) ** (1 / 3)
+    free = pixels - bands + 1
+    return float(((one + other) ** 2 + LARGEST * spread) / pixels / (chdtri(free, 0.99) / free))
 
 
 def _require_pixels(moments: Moments) -> None:
@@ -155,8 +172,9 @@ def _noise_of(data: ValidPixels, moments: Moments) -> tuple[Noise, np.ndarray, n
     variance = _noise_variance(moments, to_residual)
     to_signal = np.eye(len(variance)) - to_residual
     signal = to_signal.T @ moments.second @ to_signal
+    power = np.trace(moments.second) - variance.sum()  # the regression gives a part of the noise to the signal
     with np.errstate(divide="ignore"):
-        snr = 10 * np.log10(np.trace(signal) / variance.sum()) if np.trace(signal) > 0 else -np.inf
+        snr = 10 * np.log10(power / variance.sum()) if power > 0 else -np.inf
     return Noise(data.on_all_bands(np.sqrt(variance)), data.like_data(snr)), variance, signal
 
 
@@ -164,7 +182,8 @@ def estimate_noise(pixels: Any) -> Noise:
     r"""Noise of each band by multiple regression on all other bands.
 
     With R = YᵀY the residuals of all regressions at once are W = Y R⁻¹ diag(R⁻¹)⁻¹; the noise variance is
-    the mean of W² over pixels.
+    the sum of W² over pixels divided by N − B + 1: a regression on B − 1 bands makes the residuals of N pixels smaller.
+    The paper divides by N.
 
     Args:
         pixels: spectra, any unit; an array or a `Scene`.
@@ -185,8 +204,10 @@ def estimate_noise(pixels: Any) -> Noise:
 def hysime(pixels: Any) -> Subspace:
     r"""Signal subspace and number of endmembers by minimum error (HySime).
 
-    Among the eigenvectors e of the signal's second moments, keep those with -eᵀ R_y e + 2 eᵀ R_n e < 0:
-    what they carry exceeds twice the noise that they admit.
+    Among the eigenvectors e of the signal's second moments, keep those with -eᵀ R_y e + f eᵀ R_n e < 0. In the paper f
+    is 2: what they carry exceeds twice the noise that they admit. In N pixels of B bands noise alone has eigenvalues up
+    to (1 + √(B/N))² times its variance, which itself is known from N − B + 1 degrees of freedom: f is the greater of 2
+    and of what noise exceeds in one of a thousand scenes. It is 2 where pixels are some twenty times as many.
 
     Args:
         pixels: spectra, any unit; an array or a `Scene`.
@@ -198,7 +219,8 @@ def hysime(pixels: Any) -> Subspace:
         ValueError: no valid pixel, or not more valid pixels than bands.
 
     Reference:
-        Bioucas-Dias & Nascimento 2008, 10.1109/TGRS.2008.918089.
+        Bioucas-Dias & Nascimento 2008, 10.1109/TGRS.2008.918089; Johnstone 2001, 10.1214/aos/1009210544 (the largest
+        eigenvalue of noise).
     """
     data = ValidPixels(pixels)
     return _hysime(data, data.moments())
@@ -210,7 +232,7 @@ def _hysime(data: ValidPixels, moments: Moments) -> Subspace:
     _, vectors = eigenvectors(signal)
     variance = variance + np.trace(signal) / len(variance) * 1e-5  # the authors' floor: 50 dB below the signal
     power = np.einsum("kb,bc,kc->k", vectors, moments.second, vectors, optimize=True)
-    cost = 2 * vectors**2 @ variance - power
+    cost = max(2.0, _noise_reach(moments.pixels, len(variance))) * vectors**2 @ variance - power
     order = np.argsort(cost, kind="stable")
     count = int(np.sum(cost < 0))
     return Subspace(count, data.on_all_bands(vectors[order[:count]]), data.like_data(cost[order]), noise)
