@@ -20,7 +20,7 @@ from solvers.cases import (
     spectra,
 )
 
-from unmix_jax.solvers import least_squares
+from unmix_jax.solvers import certificate, least_squares
 from unmix_jax.solvers.least_squares import prepare
 
 over_solvers = pytest.mark.parametrize("name", SOLVERS)
@@ -91,12 +91,23 @@ def pixels_of(rng, endmembers, dtype):
     return pixels.astype(dtype)
 
 
+def check_bound(solution, best, dtype):
+    """A finite bound holds; what is not unique has none; and what converged has one that is small."""
+    limit = certificate.abundance_tolerance(dtype) * np.maximum(np.abs(solution.abundances).max(1), 1)
+    assert np.all(solution.converged == (solution.abundance_bound <= limit))
+    assert np.all(solution.unique | ~np.isfinite(solution.abundance_bound))
+    known = np.isfinite(solution.abundance_bound)
+    error = np.abs(solution.abundances - best).max(1)
+    # the oracle itself is not exact
+    assert np.all(error[known] <= solution.abundance_bound[known] + 1e-9 * np.abs(best[known]).max(1))
+
+
 def check_optimum(name, solution, pixels, endmembers, dtype):
     assert np.isfinite(solution.abundances).all()
     best = oracle(name, pixels, endmembers)
     assert np.all(excess(solution.abundances, best, pixels, endmembers) < BOUND[dtype])
-    assert solution.converged.all()
     assert solution.gap.max() <= BOUND[dtype]
+    check_bound(solution, best, dtype)
     if name in ("nnls", "fcls"):
         assert solution.abundances.min() >= 0
     if name in ("scls", "fcls"):
@@ -115,7 +126,13 @@ def test_dependent_endmembers_give_an_optimum_and_a_flag(name, dtype, shape, mak
         pixels[:8] = rng.normal(size=(8, shape[1]))
     solution = solve_many(name, pixels, endmembers)
     check_optimum(name, solution, pixels, endmembers, dtype)
-    assert np.all(solution.unique == CASES[make][name in ("scls", "fcls")])
+    if CASES[make][name in ("scls", "fcls")]:
+        assert solution.unique.all()
+        assert solution.converged.all()
+    elif name in ("ucls", "scls"):
+        assert not solution.unique.any()
+    else:  # where the dependent endmembers take no part, the others are known
+        assert not solution.unique[:4].any()
 
 
 @over_solvers
@@ -126,7 +143,7 @@ def test_more_endmembers_than_bands(name, shape, dtype):
     pixels = pixels_of(rng, endmembers, dtype)
     solution = solve_many(name, pixels, endmembers)
     check_optimum(name, solution, pixels, endmembers, dtype)
-    assert not solution.unique.any()
+    assert not solution.unique[:4].any()
 
 
 @over_solvers
@@ -139,7 +156,7 @@ def test_dependent_tracers(name):
         batch = jax.jit(jax.vmap(getattr(least_squares, name)))
         solution = numpy_solution(batch(pixels, np.repeat(endmembers[None], len(pixels), 0)))
     check_optimum(name, solution, pixels, endmembers, "float64")
-    assert not solution.unique.any()
+    assert not solution.unique[:4].any()
 
 
 @over_solvers
@@ -152,8 +169,8 @@ def test_nearly_equal_minerals(name, shape, condition):
     endmembers[-1] = endmembers[0] + rng.normal(size=shape[1]) / condition
     truth = rng.dirichlet(np.ones(shape[0]), 12)
     exact = solve_many(name, truth @ endmembers, endmembers)
-    assert exact.unique.all()
-    assert exact.converged.all()
+    if condition < 1e7:  # beyond, float64 may not prove it
+        assert exact.converged.all()
     if name in (
         "nnls",
         "fcls",
@@ -168,7 +185,7 @@ def test_nearly_equal_minerals(name, shape, condition):
 @over_solvers
 @pytest.mark.parametrize("condition", [1e3, 1e5, 1e7, 1e9])
 def test_nearly_equal_minerals_in_float32(name, condition):
-    """What float32 cannot tell apart is still fitted, and certified, at its own precision."""
+    """Pixels in float32 are solved in float64 where they have to be: what differs in float32 is told apart."""
     rng = np.random.default_rng(12)
     endmembers = spectra(rng, 8, 12)
     endmembers[-1] = endmembers[0] + rng.normal(size=12) / condition
@@ -177,13 +194,13 @@ def test_nearly_equal_minerals_in_float32(name, condition):
     pixels, endmembers = pixels.astype("f4"), endmembers.astype("f4")
     solution = solve_many(name, pixels, endmembers)
     assert np.isfinite(solution.abundances).all()
-    assert solution.converged.all()
-    if condition < 1e4:
-        assert solution.unique.all()
-    if condition > 1e8:
+    best = oracle(name, pixels, endmembers)
+    if condition < 1e8:
+        assert solution.converged.all()
+        check_bound(solution, best, "float32")
+    elif name in ("ucls", "scls"):  # the two are equal
         assert not solution.unique.any()
     if name in ("nnls", "fcls") or condition < 1e6:  # beyond, the free answer is as large as the condition
-        best = oracle(name, pixels, endmembers)
         assert np.all(excess(solution.abundances, best, pixels, endmembers) < BOUND["float32"])
 
 

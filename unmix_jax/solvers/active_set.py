@@ -170,7 +170,8 @@ def _linear(
     def again() -> Reduced:
         with jax.enable_x64(True):
             precise = matmul(pixels.astype(jnp.float64), exact_projector).T
-            return _rounded(affine_solution(exact, precise, inner(precise, precise), bands), exact.unit, z.dtype)
+            energies = _energies(norms, precise, exact)
+            return _rounded(affine_solution(exact, precise, energies, bands), exact.unit, z.dtype)
 
     if z.dtype == jnp.float64:
         return again()
@@ -210,7 +211,7 @@ def _bounded(
         inside = first_guess(geometry, z, sum_to_one)
         with jax.enable_x64(True):
             precise = matmul(pixels.astype(jnp.float64), exact_projector).T
-            solved = _precisely(exact, precise, inside, hopeless, sum_to_one)
+            solved = _precisely(exact, precise, _energies(norms, precise, exact), inside, hopeless, sum_to_one)
             return _rounded(solved, exact.unit, dtype)
 
     noise = rounding(dtype, pixels.shape[1], len(z), jnp.sqrt(norms), _longest(geometry))
@@ -235,8 +236,10 @@ def _bounded(
             def more(state: Any) -> Any:
                 turn, found = state
                 rows = jax.lax.dynamic_slice(doubtful, (turn * size,), (size,))
-                near = precise.at[rows].get(mode="clip").T, (found.abundances > 0).at[rows].get(mode="clip").T
-                new = _rounded(_precisely(exact, *near, rows == total, sum_to_one), exact.unit, dtype)
+                z, inside = precise.at[rows].get(mode="clip").T, (found.abundances > 0).at[rows].get(mode="clip").T
+                energies = _energies(norms.at[rows].get(mode="clip"), z, exact)
+                new = _precisely(exact, z, energies, inside, rows == total, sum_to_one)
+                new = _rounded(new, exact.unit, dtype)
                 new = eqx.tree_at(lambda r: r.steps, new, new.steps + found.steps.at[rows].get(mode="clip"))
                 return turn + 1, jax.tree.map(lambda x, y: x.at[rows].set(y, mode="drop"), found, new)
 
@@ -246,10 +249,18 @@ def _bounded(
     return jax.lax.cond(jnp.all(skip), lambda: found, again)
 
 
-def _precisely(exact: Geometry, z: Array, inside: Array, skip: Array, sum_to_one: bool) -> Reduced:
+def _energies(norms: Array, z: Array, exact: Geometry) -> Array:
+    """Squared norms of the pixels in the unit of the exact problem, where they can be had, or of what the endmembers
+    can explain of them: in float32 squares of very small or large pixels are zero or infinite.
+    """
+    norms = norms.astype(z.dtype) / exact.unit**2
+    return jnp.maximum(jnp.where(jnp.isfinite(norms), norms, 0.0), inner(z, z))
+
+
+def _precisely(exact: Geometry, z: Array, norms: Array, inside: Array, skip: Array, sum_to_one: bool) -> Reduced:
     """The answer in float64 from these supports, proved where it can be; NaN for pixels to skip."""
     abundances, steps, done = support_solve(exact, z, inside, skip, sum_to_one)
-    state = {"z": z, "abundances": abundances, "steps": steps, "done": done}
+    state = {"z": z, "norms": norms, "abundances": abundances, "steps": steps, "done": done}
 
     def robust(chunk: State) -> State:
         """Single pivots: degenerate and dependent endmembers."""
@@ -257,14 +268,14 @@ def _precisely(exact: Geometry, z: Array, inside: Array, skip: Array, sum_to_one
         found, turns = jax.vmap(solve, (None, 1))(exact, chunk["z"])
         return chunk | {"abundances": found.T, "steps": chunk["steps"] + turns, "done": jnp.ones_like(chunk["done"])}
 
-    state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z",))
+    state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "norms"))
     if sum_to_one:
         total = over(jnp.add, state["abundances"])
         state["abundances"] = state["abundances"] / jnp.where(total > 0, total, 1.0)
     blank = jnp.full(len(skip), jnp.nan, z.dtype)
     state |= {"gap": blank, "bound": blank, "explained": blank, "done": skip}
     judge = functools.partial(_judged, exact, sum_to_one)
-    state = work_off(judge, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "abundances", "steps"))
+    state = work_off(judge, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "norms", "abundances", "steps"))
     abundances = jnp.where(skip, jnp.nan, state["abundances"])
     return Reduced(abundances.T, state["steps"], state["gap"], state["explained"], state["bound"])
 
@@ -293,7 +304,7 @@ def _judged(exact: Geometry, sum_to_one: bool, chunk: State) -> State:
     excess, explained = _certify(exact, z, abundances, sum_to_one)
     sensitivity = (exact.simplex if sum_to_one else exact.cone).sensitivity * len(abundances) ** 0.5
     sharp, bound = proved(exact.factor, exact.gram, z.T, abundances.T, 0.0, sum_to_one, sensitivity)
-    gap = _relative(jnp.minimum(excess, sharp), inner(z, z))
+    gap = _relative(jnp.minimum(excess, sharp), chunk["norms"])
     return chunk | {"gap": gap, "bound": bound, "explained": explained, "done": jnp.ones_like(chunk["done"])}
 
 

@@ -1,5 +1,8 @@
 """Abundances over libraries that are larger than any mixture, exact and certified: ``sunsal`` and ``lp_sunsal``.
 
+Supports are searched in the precision of the pixels and solved in float64: members of a library are alike, and float32
+certified abundances that were off by up to 0.6.
+
 Each takes one pixel and the library and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever the
 library stands, an array or what `prepare_sparse` made of it may be passed. They have no derivatives.
 """
@@ -13,11 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from unmix_jax.linalg import matmul, squared_norm
-from unmix_jax.solvers.active_set import tolerance
 from unmix_jax.solvers.batching import batched, check_pixel
+from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tableau import Dictionary, dense
-from unmix_jax.solvers.tables import checked, directions, factored, kept, whiten_adjoint
+from unmix_jax.solvers.tables import checked, directions, factored, kept, power_of_two, whiten_adjoint
 from unmix_jax.solvers.working_set import CHUNK, empty, excess_of, solve_on_working_sets
 from unmix_jax.solvers.worklist import State, work_off
 from unmix_jax.types import Solution
@@ -36,6 +39,10 @@ class PreparedLibrary(eqx.Module):
         plain: whether bands weigh alike, so that the residual follows from the reduced problem.
         projector: ``z = pixel @ projector``, whitening included.
         dictionary: the reduced problem.
+        exact_projector: the projector in float64, to the unit of ``exact``.
+        exact: the reduced problem in float64; its longest member has a length of about one.
+        unit: length of one in the space of ``exact``, in the unit of the pixels.
+        sensitivity: norm of the pseudo-inverse of the factor of ``exact``; infinite where members depend on each other.
     """
 
     endmembers: Float[Array, "member band"]
@@ -43,6 +50,10 @@ class PreparedLibrary(eqx.Module):
     plain: bool = eqx.field(static=True)
     projector: Float[Array, "band latent"]
     dictionary: Dictionary
+    exact_projector: Float[Array, "band latent"]
+    exact: Dictionary
+    unit: Float[Array, ""]
+    sensitivity: Float[Array, ""]
 
 
 def prepare_sparse(
@@ -71,19 +82,34 @@ def prepare_sparse(
     """
     _, white, whitener, good, dtype = checked(library, weights, noise_covariance)
     xp: Any = jnp if isinstance(white, jax.Array) else np
-    factor, basis = factored(white)
-    factor, _, reach = directions(factor)
-    return PreparedLibrary(
-        endmembers=kept(library, good, dtype),
-        good=None if good is None else jnp.asarray(good),
-        plain=whitener is None,
-        projector=jnp.asarray(whiten_adjoint(xp, basis, whitener), dtype),
-        dictionary=Dictionary(
-            factor=jnp.asarray(factor, dtype),
-            reach=jnp.asarray(reach, dtype),
-            gram=jnp.asarray(factor.T @ factor, dtype) if len(white) <= SMALL else None,
-        ),
-    )
+    with jax.enable_x64(True):
+        factor, basis = factored(white)
+        factor, _, reach = directions(factor)
+        projector = whiten_adjoint(xp, basis, whitener)
+        unit = power_of_two(xp, xp.sqrt((factor**2).sum(0)).max())
+        # columns of the factor are members, rows its singular directions: their lengths are the singular values
+        singular = xp.sqrt((factor**2).sum(1)) / unit
+        full = factor.shape[0] >= factor.shape[1]
+        sensitivity = xp.where(full & (singular.min() > 0), 1 / xp.where(singular > 0, singular, 1.0).min(), xp.inf)
+
+        def dictionary(unit: Any, dtype: Any) -> Dictionary:
+            return Dictionary(
+                factor=jnp.asarray(factor / unit, dtype),
+                reach=jnp.asarray(reach / unit, dtype),
+                gram=jnp.asarray(factor.T @ factor / unit**2, dtype) if len(white) <= SMALL else None,
+            )
+
+        return PreparedLibrary(
+            endmembers=kept(library, good, dtype),
+            good=None if good is None else jnp.asarray(good),
+            plain=whitener is None,
+            projector=jnp.asarray(projector, dtype),
+            dictionary=dictionary(1.0, dtype),
+            exact_projector=jnp.asarray(projector / unit, float),
+            exact=dictionary(unit, float),
+            unit=jnp.asarray(unit, float),
+            sensitivity=jnp.asarray(sensitivity, float),
+        )
 
 
 def sunsal(
@@ -109,8 +135,8 @@ def sunsal(
             solution has ``converged`` False and a gap that says by how much.
 
     Returns:
-        A `Solution` with a duality gap over the whole library. ``unique`` is True where the gradient of every absent
-        member proves that no other mixture is as good.
+        A `Solution` with a duality gap and a bound on the abundances, both over the whole library. ``unique`` is True
+        where the bound is finite: the gradients of absent members prove that no other mixture is as good.
 
     Raises:
         ValueError: if pixel and library differ in their number of bands, or l1 is negative.
@@ -121,10 +147,10 @@ def sunsal(
     problem, pixel = taken(pixel, library)
     l1 = penalty_weight("l1", l1, pixel.dtype)
 
-    def many(problem: PreparedLibrary, z: Array, l1: Array) -> tuple[Array, ...]:
-        return _solved(problem, z, l1, sum_to_one, slots)
+    def many(problem: PreparedLibrary, pixels: Array, l1: Array) -> tuple[Array, ...]:
+        return _solved(problem, pixels, l1, sum_to_one, slots)
 
-    return solution_of(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), l1))
+    return solution_of(problem, pixel, *batched(many, problem, pixel, l1))
 
 
 def lp_sunsal(
@@ -173,11 +199,16 @@ def lp_sunsal(
             raise ValueError(f"{name} must be positive{'' if most > 1 else ' and at most 1'}, got {value}")
     p, smoothing = jnp.asarray(p, pixel.dtype), jnp.asarray(smoothing, pixel.dtype)
 
-    def many(problem: PreparedLibrary, z: Array, lp: Array, p: Array, smoothing: Array) -> tuple[Array, ...]:
-        own = {"lp": lp, "p": p, "smoothing": smoothing}
-        return _reweighted(problem, z, own, sum_to_one, slots, max_steps)
+    def many(problem: PreparedLibrary, pixels: Array, lp: Array, p: Array, smoothing: Array) -> tuple[Array, ...]:
+        dtype = pixels.dtype
+        with jax.enable_x64(True):
+            z = matmul(pixels.astype(float), problem.exact_projector)
+            lp, p, smoothing = (x.astype(float) for x in (lp, p, smoothing))
+            own = {"lp": lp / problem.unit**2, "p": p, "smoothing": smoothing}
+            state = _reweighted(problem, z, own, sum_to_one, slots, max_steps, 0.3 * tolerance(dtype))
+            return answer_of(problem, state, problem.unit, dtype)
 
-    return solution_of(problem, pixel, *batched(many, problem, matmul(pixel, problem.projector), lp, p, smoothing))
+    return solution_of(problem, pixel, *batched(many, problem, pixel, lp, p, smoothing))
 
 
 def _tangent(part: State, count: int) -> Array:
@@ -189,11 +220,16 @@ def _tangent(part: State, count: int) -> Array:
 
 
 def _reweighted(
-    problem: PreparedLibrary, z: Array, own: State, sum_to_one: bool, slots: int | None, max_steps: int
-) -> tuple[Array, ...]:
-    """Tangent after tangent, each problem solved exactly from the support of the last."""
-    dictionary, count = problem.dictionary, problem.endmembers.shape[0]
-    enough = 0.3 * tolerance(z.dtype)
+    problem: PreparedLibrary,
+    z: Array,
+    own: State,
+    sum_to_one: bool,
+    slots: int | None,
+    max_steps: int,
+    enough: float,
+) -> State:
+    """Tangent after tangent, each problem solved exactly from the support of the last, in float64."""
+    dictionary, count = problem.exact, problem.endmembers.shape[0]
 
     def advance(part: State) -> State:
         costs = jnp.where(part["fresh"], part["lp"], _tangent(part, count).T)
@@ -217,8 +253,7 @@ def _reweighted(
         return {name: jnp.where(part["done"], part[name], value) for name, value in new.items()}
 
     state = empty(dictionary, z.T, slots) | own | {"fresh": jnp.ones(len(z), bool)}
-    state = work_off(advance, state, chunk=CHUNK, max_rounds=max_steps + 1, constant=("z", *own))
-    return answer_of(problem, state)
+    return work_off(advance, state, chunk=CHUNK, max_rounds=max_steps + 1, constant=("z", *own))
 
 
 def prepared(unmixer: Any) -> Any:
@@ -230,25 +265,63 @@ def prepared(unmixer: Any) -> Any:
     return unmixer
 
 
-def _solved(problem: PreparedLibrary, z: Array, l1: Array, sum_to_one: bool, slots: int | None) -> tuple[Array, ...]:
-    """Abundances and what goes with them of many pixels, each with its own l1."""
-    state = solve_on_working_sets(
-        problem.dictionary,
-        z.T,
-        lambda part: (part["l1"][:, None], None),
-        {"l1": l1},
-        sum_to_one=sum_to_one,
-        slots=slots,
-    )
-    return answer_of(problem, state)
+def _solved(
+    problem: PreparedLibrary, pixels: Array, l1: Array, sum_to_one: bool, slots: int | None
+) -> tuple[Array, ...]:
+    """Abundances and what goes with them of many pixels, each with its own l1; supports first, then float64."""
+    dtype, start = pixels.dtype, None
+
+    def on_supports(dictionary: Dictionary, z: Array, l1: Array, start: State | None) -> State:
+        own = {"l1": l1}
+        return solve_on_working_sets(
+            dictionary, z.T, lambda part: (part["l1"][:, None], None), own, sum_to_one=sum_to_one, slots=slots, start=start
+        )
+
+    if dtype != jnp.float64:
+        start = on_supports(problem.dictionary, matmul(pixels, problem.projector), l1, None)
+    with jax.enable_x64(True):
+        if start is not None:
+            start = start | {"amounts": start["amounts"].astype(float)}
+        z = matmul(pixels.astype(float), problem.exact_projector)
+        weight = l1.astype(float) / problem.unit**2
+        state = on_supports(problem.exact, z, weight, start)
+
+        def judge(part: State) -> State:
+            """Bounds of a chunk."""
+            abundances = dense(part["members"].T, part["amounts"].T, problem.endmembers.shape[0])
+            proof = proved(
+                problem.exact.factor, problem.exact.gram, part["z"].T, abundances, part["l1"][:, None],
+                sum_to_one, problem.sensitivity,
+            )  # fmt: skip
+            excess = jnp.where(part["excess"] <= proof[0], part["excess"], proof[0])
+            return part | {"excess": excess, "bound": proof[1], "done": jnp.ones_like(part["done"])}
+
+        hopeless = ~jnp.isfinite(jnp.sum(z, 1))
+        state |= {"bound": jnp.full(len(z), jnp.nan), "done": hopeless}
+        fixed = [name for name in state if name not in ("excess", "bound", "done")]
+        state = work_off(judge, state, chunk=CHUNK, max_rounds=1, constant=fixed)
+        state["steps"] = state["steps"] + (0 if start is None else start["steps"])
+        return answer_of(problem, state, problem.unit, dtype)
 
 
-def answer_of(problem: PreparedLibrary, state: State) -> tuple[Array, ...]:
-    """Abundances, excess, what the fit explains, steps and uniqueness, pixels first."""
+def answer_of(problem: PreparedLibrary, state: State, unit: Any = 1.0, dtype: Any = None) -> tuple[Array, ...]:
+    """Abundances, excess, what the fit explains, steps and bound (or uniqueness), pixels first.
+
+    Args:
+        problem: the library.
+        state: of the working sets; with ``bound``, or with ``alone`` in its place.
+        unit: length of one in the space of the state, in the unit of the pixels.
+        dtype: of the answer; None: that of the state.
+    """
+    dtype = dtype or state["z"].dtype
     explained = jnp.sum(state["z"] ** 2, 0) - jnp.sum(state["rest"] ** 2, 0)
     abundances = dense(state["members"].T, state["amounts"].T, problem.endmembers.shape[0])
     abundances = jnp.where(jnp.isfinite(state["z"].sum(0))[:, None], abundances, jnp.nan)
-    return abundances, state["excess"], explained, state["steps"], state["alone"]
+    last = state["alone"]
+    if "bound" in state:
+        last = (state["bound"] + jnp.max(abundances, 1) * jnp.finfo(dtype).eps).astype(dtype)
+    excess, explained = ((x * unit**2).astype(dtype) for x in (state["excess"], explained))
+    return abundances.astype(dtype), excess, explained, state["steps"], last
 
 
 def penalty_weight(name: str, value: Any, dtype: Any) -> Array:
@@ -273,11 +346,11 @@ def solution_of(
     excess: Array,
     explained: Array,
     steps: Array,
-    alone: Array,
+    last: Array,
     *,
     enough: float | None = None,
 ) -> Solution:
-    """What the kernel found of one pixel, with residual and gap."""
+    """What the kernel found of one pixel, with residual and gap; ``last`` is a bound, or says whether it is unique."""
     if problem.plain:
         norm = squared_norm(pixel)
         squared = squared_residual(pixel, abundances, problem.endmembers, norm, explained)
@@ -288,11 +361,17 @@ def solution_of(
     energy = 0.5 * norm
     gap = jnp.where(energy > 0, excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
     bands = pixel.shape[0] if problem.good is None else jnp.sum(problem.good)
+    solved = jnp.isfinite(squared) & ~(gap > (enough or tolerance(pixel.dtype))) & jnp.isfinite(excess)
+    bound = None
+    if last.dtype != bool:
+        bound, last = last, jnp.isfinite(last)
+        solved &= bound <= abundance_tolerance(pixel.dtype) * jnp.maximum(jnp.max(abundances), 1.0)
     return Solution(
         abundances=abundances,
         residual=jnp.sqrt(jnp.maximum(squared, 0) / bands),
         gap=gap,
         steps=steps,
-        converged=jnp.isfinite(squared) & ((gap <= (enough or tolerance(pixel.dtype))) | (energy == 0)),
-        unique=alone,
+        converged=solved,
+        unique=last,
+        abundance_bound=bound,
     )

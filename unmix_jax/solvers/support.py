@@ -54,9 +54,13 @@ def support_solve(
         Abundances, the number of exact solves, and whether the last of them was optimal.
     """
     pixels, count = z.shape[1], exact.factor.shape[1]
+    target = matmul(exact.factor.T, z)
+    if sum_to_one:  # an empty support has no solution: the nearest endmember
+        nearest = least((0.5 * jnp.diagonal(exact.gram)[:, None] - target).T)
+        inside = inside | (~jnp.any(inside, 0) & (jnp.arange(count)[:, None] == nearest))
     state = {
         "z": z,
-        "target": matmul(exact.factor.T, z),
+        "target": target,
         "abundances": jnp.zeros((count, pixels), z.dtype),
         "inside": inside,
         "fewest": jnp.full(pixels, count + 1, jnp.int32),

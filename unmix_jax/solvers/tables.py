@@ -186,7 +186,7 @@ def prepare_for(
         factor, basis = factored(white)
         geometry = reduced_problem(xp, factor, () if traced else regions)
         projector = whiten_adjoint(xp, basis, whitener)
-        unit = _power_of_two(xp, xp.sqrt((factor**2).sum(0)).max())
+        unit = power_of_two(xp, xp.sqrt((factor**2).sum(0)).max())
         exact = eqx.tree_at(lambda g: g.unit, reduced_problem(xp, factor / unit), unit)
 
         def cast(tree: Any, dtype: Any = dtype) -> Any:
@@ -205,7 +205,7 @@ def prepare_for(
         )
 
 
-def _power_of_two(xp: Any, length: Any) -> Any:
+def power_of_two(xp: Any, length: Any) -> Any:
     """The power of two near a length, by which numbers are divided without rounding; one for nothing."""
     positive = length > 0
     return xp.where(positive, xp.exp2(xp.round(xp.log2(xp.where(positive, length, 1.0)))), 1.0)
@@ -400,7 +400,7 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
     normal = np.where((apart > floor)[:, None], -normal / np.where(apart > floor, apart, 1.0)[:, None], 0.0)
     normal = np.swapaxes(normal, 1, 2)  # [support, endmember, latent]
 
-    far = FAR * max(float(np.sqrt((factor**2).sum(0)).max()), np.finfo(float).tiny)
+    far = FAR * (float(np.sqrt((factor**2).sum(0)).max()) or 1.0)
     alone = (member == 1) & (lengths == 0)  # the only member of its support, whose abundance is one
     lengths = np.where(alone, 1 / far, lengths) * member
     safe = np.where(member == 1, lengths, 1.0)
