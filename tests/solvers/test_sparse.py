@@ -86,7 +86,9 @@ def test_without_penalty_the_oracle_agrees(count, bands, dtype, sum_to_one):
     expected = oracle("fcls" if sum_to_one else "nnls", pixels, library)
     assert_close(solution.abundances, expected, scale=20 if dtype == "float32" else 1)
     assert solution.gap.max() < GAP[dtype]
-    assert solution.converged.all()
+    # rounding alone is left of pixels without noise: any member of a library of more than its bands may be one more
+    assert np.array_equal(solution.converged, np.isfinite(solution.abundance_bound))
+    assert solution.converged.mean() > (0.8 if count > bands else 0.99)
     worse = objective(solution.abundances, pixels, library) - objective(expected, pixels, library)
     energy = 0.5 * (np.asarray(pixels, float) ** 2).sum(1)
     assert np.all(worse / energy <= solution.gap + 60 * np.finfo(dtype).eps)
@@ -178,9 +180,12 @@ def test_a_library_of_thousands_makes_nothing_of_its_square():
     count, pixels = 1500, 4
     with precision("float32"):
         prepared = jax.eval_shape(lambda library: prepare_sparse(library), np.zeros((count, 12), "f4"))
-        traced = jax.make_jaxpr(
-            lambda pixels, prepared: jax.vmap(lambda pixel: sunsal(pixel, prepared, l1=0.1))(pixels)
-        )(np.zeros((pixels, 12), "f4"), prepared)
+
+        def whole(pixels, library):
+            prepared = prepare_sparse(library)
+            return jax.vmap(lambda pixel: sunsal(pixel, prepared, l1=0.1))(pixels)
+
+        traced = jax.make_jaxpr(whole)(np.zeros((pixels, 12), "f4"), np.zeros((count, 12), "f4"))
 
     def largest(jaxpr):
         sizes = [np.prod(v.aval.shape) for e in jaxpr.eqns for v in e.outvars if hasattr(v.aval, "shape")]
@@ -213,7 +218,9 @@ def test_pixels_and_libraries_of_every_kind(sum_to_one):
     solution = solved(sunsal, odd, library, {"l1": 0.0}, sum_to_one=sum_to_one)
     whole = np.arange(24) != 3
     assert np.isnan(solution.abundances[3]).all()
-    assert list(solution.converged) == list(whole)
+    assert list(np.isfinite(solution.gap)) == list(whole & (np.arange(24) != 4))
+    assert np.all(solution.unique | ~solution.converged)
+    assert not solution.converged[3]
     best = oracle("fcls" if sum_to_one else "nnls", odd[whole], library[[*range(9), 17]])
     fits = objective(best, odd[whole], library[[*range(9), 17]])
     assert_close(objective(solution.abundances[whole], odd[whole], library), fits)

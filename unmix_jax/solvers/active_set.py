@@ -43,6 +43,7 @@ PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
 NEAR_SIDE = 7.0  # times the noise: three to the sure side of one, three that this may cost another, and one
 ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
+TABLE_ERROR = 50 * 2.0**-52  # error of a normal of length one, over the condition number of its support; ten were seen
 FEW = 256  # pixels of a tile that are projected again in float64; where more are doubtful, the whole tile is
 
 
@@ -153,14 +154,20 @@ def _linear(
 
     def affine_solution(geometry: Geometry, z: Array, norms: Array, bands: int) -> Reduced:
         region = geometry.simplex if sum_to_one else geometry.cone
-        abundances = affine(region.linear, z, region.offset)
+
+        def balanced(abundances: Array) -> Array:
+            return abundances - (over(jnp.add, abundances) - 1) / len(abundances) if sum_to_one else abundances
+
+        abundances = balanced(affine(region.linear, z, region.offset))
         # once more from what is left: the pseudo-inverse loses the condition number twice
-        abundances = abundances + apply(region.linear, z - apply(geometry.factor, abundances))
+        abundances = balanced(abundances + apply(region.linear, z - apply(geometry.factor, abundances)))
         fit = apply(geometry.factor, abundances)
         left = apply(region.plane.T, z - fit)
         steps = jnp.ones(z.shape[1], jnp.int32)
         noise = rounding(z.dtype, bands, len(z), jnp.sqrt(norms) + jnp.sqrt(inner(fit, fit)), _longest(geometry))
-        bound = region.sensitivity * (noise + jnp.sqrt(inner(left, left)))
+        # a step that is not taken says what the pseudo-inverse itself may have left
+        next_step = over(jnp.maximum, jnp.abs(apply(region.linear, z - fit)))
+        bound = region.sensitivity * (noise + jnp.sqrt(inner(left, left))) + 2 * next_step
         gap = _relative(0.5 * inner(left, left), norms)
         return Reduced(abundances.T, steps, gap, inner(2 * z - fit, fit), bound)
 
@@ -214,14 +221,15 @@ def _bounded(
             solved = _precisely(exact, precise, _energies(norms, precise, exact), inside, hopeless, sum_to_one)
             return _rounded(solved, exact.unit, dtype)
 
-    noise = rounding(dtype, pixels.shape[1], len(z), jnp.sqrt(norms), _longest(geometry))
+    longest, length = _longest(geometry), jnp.sqrt(norms)
+    noise = rounding(dtype, pixels.shape[1], len(z), length, longest)
     kernel = _enumerate if count <= ENUMERATION_LIMIT else _block_pivot
-    abundances, lengths, errors, steps = kernel(region, z, noise)
+    abundances, lengths, errors, steps = kernel(region, z, noise, TABLE_ERROR * longest * (length + longest))
     if sum_to_one:
         abundances = abundances / over(jnp.add, abundances)
     excess, explained = _certify(geometry, z, abundances, sum_to_one)
     largest = 1.0 if sum_to_one else jnp.maximum(over(jnp.maximum, abundances), 1.0)
-    bound = errors * lengths * noise + float(jnp.finfo(dtype).eps) * largest
+    bound = errors * lengths + float(jnp.finfo(dtype).eps) * largest
     found = Reduced(abundances.T, steps, _relative(excess, norms), explained, bound)
     skip = _within(found, norms, largest) | hopeless
 
@@ -240,7 +248,11 @@ def _bounded(
                 energies = _energies(norms.at[rows].get(mode="clip"), z, exact)
                 new = _precisely(exact, z, energies, inside, rows == total, sum_to_one)
                 new = _rounded(new, exact.unit, dtype)
-                new = eqx.tree_at(lambda r: r.steps, new, new.steps + found.steps.at[rows].get(mode="clip"))
+                old = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), found)
+                new = eqx.tree_at(lambda r: r.steps, new, new.steps + old.steps)
+                # near 1 / √eps the table in float64 may prove more than a Gram matrix can
+                wins = ~(old.bound <= new.bound) | ~(old.gap <= 0.5 * tolerance(dtype))
+                rows = jnp.where(wins, rows, total)
                 return turn + 1, jax.tree.map(lambda x, y: x.at[rows].set(y, mode="drop"), found, new)
 
             number = jnp.sum(~skip)
@@ -308,12 +320,19 @@ def _judged(exact: Geometry, sum_to_one: bool, chunk: State) -> State:
     return chunk | {"gap": gap, "bound": bound, "explained": explained, "done": jnp.ones_like(chunk["done"])}
 
 
-def _enumerate(region: Region, z: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+def _enumerate(region: Region, z: Array, noise: Array, table_error: Array) -> tuple[Array, Array, Array, Array]:
     """The support whose smallest distance is largest, among all.
 
+    Args:
+        region: with a table.
+        z: the pixels.
+        noise: error of their distances by rounding.
+        table_error: what the table adds to the noise, per length of the support: it was computed in float64 and loses
+            the condition number.
+
     Returns:
-        Abundances, the largest of their lengths, how many times the noise of a distance that length has to be taken
-        for the error of an abundance (infinite: the support is not sure), and the supports that were tried.
+        Abundances, the largest of their lengths, what that length is to be multiplied with for the error of an
+        abundance (infinite: the support is not sure), and the supports that were tried.
     """
     table, lengths = region.table, region.lengths
     assert table is not None and lengths is not None
@@ -339,16 +358,23 @@ def _enumerate(region: Region, z: Array, noise: Array) -> tuple[Array, Array, Ar
     nothing, far = jnp.zeros(pixels, z.dtype), jnp.full(pixels, jnp.inf, z.dtype)
     start = (jnp.full(pixels, -jnp.inf, z.dtype), nothing, [nothing] * count)
     (best, steepest, abundances), _ = jax.lax.scan(attempt, start, jnp.arange(supports))
-    errors = jnp.where(best > noise, 1.0, jnp.inf)
+    noise = noise + table_error * steepest
+    errors = jnp.where(best > noise, noise, jnp.inf)
     return jnp.maximum(jnp.stack(abundances), 0), steepest, errors, jnp.full(pixels, supports, jnp.int32)
 
 
-def _block_pivot(region: Region, z: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+def _block_pivot(region: Region, z: Array, noise: Array, table_error: Array) -> tuple[Array, Array, Array, Array]:
     """Block principal pivoting, from the full support, with Murty's rule of one index as the guard.
 
     Endmembers that rounding does not let us tell in or out are kept in. Where there is one of them, and all other sides
     are far, the minimiser has this support or the one without it: it moves no more than a pixel that is brought to the
     sure side, which is three times the noise away. With the errors at both ends that makes nine.
+
+    Args:
+        region: as for `_enumerate`, and so are the others.
+        z: the pixels.
+        noise: of their distances.
+        table_error: what the table adds.
 
     Returns:
         As `_enumerate`.
@@ -421,8 +447,11 @@ def _block_pivot(region: Region, z: Array, noise: Array) -> tuple[Array, Array, 
 
     state = work_off(several, state, chunk=CHUNK, max_rounds=MAX_CHUNK_ROUNDS, constant=("z", "noise"))
     own = stacked([lengths[i].at[state["support"]].get(mode="promise_in_bounds") for i in range(count)])
-    forms = state["forms"]
+    forms, longest = state["forms"], over(jnp.maximum, own)
+    noise = noise + table_error * longest
     close = over(jnp.add, jnp.where(forms >= NEAR_SIDE * noise, 0.0, 1.0))
     sure = over(jnp.add, jnp.where(forms > noise, 0.0, 1.0)) == 0
-    errors = jnp.where(sure, 1.0, jnp.where(state["done"] & (close <= 1), ONE_NEAR_SIDE, jnp.inf))
-    return jnp.maximum(forms * own, 0), over(jnp.maximum, own), errors, state["steps"]
+    # the side that is near belongs to a member, which is not far outside; others would have been let in
+    apart = state["done"] & (close <= 1) & (over(jnp.minimum, forms) > -3 * noise)
+    errors = noise * jnp.where(sure, 1.0, jnp.where(apart, ONE_NEAR_SIDE, jnp.inf))
+    return jnp.maximum(forms * own, 0), longest, errors, state["steps"]

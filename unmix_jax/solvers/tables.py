@@ -361,6 +361,8 @@ def _simplex(xp: Any, factor: Any, floor: Any, tabulate: bool) -> Region:
 def _region(xp: Any, factor: Any, floor: Any, center: Any, free: int, tabulate: bool) -> Region:
     """The affine solution around ``center`` and its sensitivity; ``free`` abundances may be chosen."""
     inverse, plane, rank = _pseudo_inverse(xp, factor - (factor @ center)[:, None], floor)
+    if free < factor.shape[1]:  # changes sum to zero: exactly, whatever the condition number
+        inverse = inverse - inverse.mean(0)
     unique = xp.asarray(rank == free)
     table, lengths = _table(factor, floor, sum_to_one=free < factor.shape[1]) if tabulate else (None, None)
     return Region(
@@ -389,6 +391,8 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
     columns = factor - middle[:, :, None] if sum_to_one else np.broadcast_to(factor, (2**count, latent, count))
     inside = columns * member[:, None, :]
     linear, plane, rank = _pseudo_inverse(np, inside, floor)  # [support, endmember, latent]
+    if sum_to_one:  # changes sum to zero: exactly, whatever the condition number
+        linear = linear - (linear * member[:, :, None]).sum(1, keepdims=True) / size[:, :, None]
     linear = linear * member[:, :, None]
     offset = center - (linear @ middle[:, :, None])[..., 0]
     lengths = np.sqrt((linear**2).sum(2))
