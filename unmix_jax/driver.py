@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from unmix_jax.scenes.nodata import NODATA, left_out, marks, undeclared, warn_of_fill
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.sharding import default_devices
-from unmix_jax.tiles import ALIGNMENT, Tiles, default_tile, empty_aligned, float_type, is_aligned
+from unmix_jax.tiles import ALIGNMENT, Tiles, default_tile, empty_aligned, float_type, holding, is_aligned
 from unmix_jax.types import Solution
 
 __all__ = ["unmix"]
@@ -51,7 +52,9 @@ def unmix(
         good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
             those of the scene.
         mask: True where a pixel is to be unmixed. Default: that of the scene.
-        nodata: value that marks missing data. Default: that of the scene.
+        nodata: value that marks missing data, after rounding to the type of the pixels; NaN: none does. Default: that
+            of the scene. Where nothing says it, pixels of -9999 are left out with a warning, and a warning names any
+            other usual fill value that repeats: these pixels are unmixed.
         devices: of this process that compute, each a tile of its own; by default all of the default kind. Results do
             not depend on their number.
         progress: called as ``progress(pixels_done, pixels_in_all)`` after each tile.
@@ -62,6 +65,7 @@ def unmix(
     Raises:
         ValueError: if shapes disagree or ``tile`` is not positive.
     """
+    looked_at = isinstance(pixels, Scene) and pixels.suspected_nodata is not None  # its reader has warned
     if isinstance(pixels, Scene):
         good_bands = pixels.good_bands if good_bands is None else good_bands
         mask = pixels.mask if mask is None else mask
@@ -80,13 +84,17 @@ def unmix(
         raise ValueError(f"mask has shape {np.shape(mask)}, pixels have {tuple(lead)}")
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be a positive number of pixels, got {tile}")
+    untold = undeclared(source, nodata)
+    missing = marks(NODATA if untold else nodata, source.dtype)
+    if not looked_at:
+        warn_of_fill(source, nodata, good_bands, stacklevel=2)
     dtype = float_type(source.dtype)
     tile = tile or default_tile(total, bands, dtype.itemsize)
     wanted = None if mask is None else np.asarray(mask, bool).reshape(-1)
     tiles = _tiles(source, total, tile, dtype)
     devices = default_devices() if devices is None else devices
     computed = Tiles(
-        unmixer, bands, dtype, tile, good_bands=good_bands, nodata=nodata, key=key, devices=devices[: len(tiles)]
+        unmixer, bands, dtype, tile, good_bands=good_bands, nodata=missing, key=key, devices=devices[: len(tiles)]
     )
     together = len(computed.devices)
     groups = [tiles[n : n + together] for n in range(0, len(tiles), together)]
@@ -116,7 +124,7 @@ def unmix(
         return each + each[:1] * (together - len(group))
 
     result: Any = None
-    done = 0
+    done = marked = 0
     with ThreadPoolExecutor(1) as reader:  # the next tiles are read while these are computed
         upcoming = reader.submit(stage, groups[0])
         for group, following in zip(groups, [*groups[1:], None], strict=True):
@@ -131,10 +139,16 @@ def unmix(
                 for rows in pieces:
                     part = slice(start, start := start + rows.stop - rows.start)
                     kept = valid[part] if wanted is None else valid[part] & wanted[rows]
+                    if untold and not valid[part].all():
+                        lost = ~valid[part] if wanted is None else ~valid[part] & wanted[rows]
+                        at = slice(part.start - first, part.stop - first)
+                        marked += holding(blocks[first // tile][at][lost], missing, good_bands)
                     _store(result, solution, rows, part, kept)
                 done += start - first
             if progress is not None:
                 progress(done, total)
+    if untold:
+        left_out(marked, total, stacklevel=2)
     return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), result)
 
 

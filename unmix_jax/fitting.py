@@ -19,8 +19,8 @@ from unmix_jax.endmembers.dispersion_fit import DispersionFit, fit_dispersion
 from unmix_jax.physics.dispersion import Dispersion, check_wavenumber, stack
 from unmix_jax.results import RECORD, UNFINISHED, check_folder, environment
 from unmix_jax.scenes.dispersion_files import save_dispersion
-from unmix_jax.scenes.lazy import NODATA
 from unmix_jax.scenes.library_files import library_names, write_library
+from unmix_jax.scenes.nodata import NODATA, is_nodata
 from unmix_jax.scenes.scene import SpectralAxis, SpectralLibrary
 from unmix_jax.store import write_json
 
@@ -86,7 +86,7 @@ def in_wavenumber(library: SpectralLibrary, window: tuple[float, float] | None =
     if not kept.any():
         raise ValueError(f"no band lies from {low:g} to {high:g} cm⁻¹: the library covers {extent}")
     values = np.asarray(library.spectra)[:, order]
-    missing = (values == NODATA) | (values == 0).all(axis=1, keepdims=True)
+    missing = is_nodata(values, NODATA) | (values == 0).all(axis=1, keepdims=True)
     if zeros := int(((values == 0) & (values != 0).any(axis=1, keepdims=True))[:, kept].sum()):
         warnings.warn(
             f'{zeros} values are exactly 0 and are fitted as measured: give --zeros missing (zeros="missing" of '

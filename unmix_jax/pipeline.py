@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from unmix_jax.planning import WAITING, Plan
+from unmix_jax.scenes.nodata import left_out, undeclared
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.store import Journal, named
-from unmix_jax.tiles import Tiles, empty_aligned
+from unmix_jax.tiles import Tiles, empty_aligned, holding
 
 __all__ = ["Pipeline", "explained"]
 
@@ -95,6 +96,7 @@ class Pipeline:
         self._rooms: SimpleQueue[dict[str, np.ndarray]] = SimpleQueue()
         self._flying: deque[tuple[list[_Part], Future[None]]] = deque()
         self._unsure = self._seen = 0
+        self._untold, self._marked = undeclared(scene.cube, scene.nodata), list[int]()
         self._done = self._total = 0
 
     def run(self, own: Iterable[int]) -> None:
@@ -143,6 +145,8 @@ class Pipeline:
                 for _ in coming:  # whoever waits for a buffer shall not wait for ever
                     self._free.put(np.empty(size, self.tiles.dtype))
                 raise
+        if self._untold:
+            left_out(sum(self._marked), sum(pixels[n] for n in todo), stacklevel=3)
 
     def _strips(self, todo: list[int]) -> Iterator[_Strip]:
         """All strips of these blocks, in order."""
@@ -207,6 +211,14 @@ class Pipeline:
             for name, values in leaves.items():
                 strip.block.arrays[name][there] = values[here]
             strip.block.valid[there] = fine[here]
+            if self._untold and not fine[here].all():
+                lost = ~fine[here]
+                if self._mask is not None:
+                    at = strip.rows.start * self._row + start
+                    lost &= self._mask.reshape(-1)[at : at + count]
+                self._marked.append(
+                    holding(strip.buffer[start : start + count][lost], self.tiles.nodata, self.tiles.good_bands)
+                )
         self.spent["solve"] += time.perf_counter() - begun
 
     def _collect(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmix_jax.scenes.nodata import NODATA, marks, undeclared
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 from unmix_jax.sharding import default_devices
@@ -99,7 +100,8 @@ def plan_run(
     dtype = float_type(scene.cube.dtype)
     free = _free_memory() * SHARE if memory is None else memory
     wide = row * bands * dtype.itemsize
-    options: dict[str, Any] = {"good_bands": good_bands, "nodata": scene.nodata, "key": key, "devices": devices}
+    nodata = marks(NODATA if undeclared(scene.cube, scene.nodata) else scene.nodata, scene.cube.dtype)
+    options: dict[str, Any] = {"good_bands": good_bands, "nodata": nodata, "key": key, "devices": devices}
     shapes = named(Tiles(unmixer, bands, dtype, LEAST, **options).shapes())
     pixel = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in shapes.values())
     single = sum(name in shapes for name in ("residual", "gap", "abundance_bound"))

@@ -20,6 +20,7 @@ from unmix_jax.pipeline import Pipeline, explained
 from unmix_jax.planning import Plan, plan_run
 from unmix_jax.results import ARRAYS, RECORD, UNFINISHED, Finisher, check_shade, keep_endmembers
 from unmix_jax.resuming import RUN, SIZES, Folder, differences, identity, kept_run, put_in_place, same, taken
+from unmix_jax.scenes.nodata import warn_of_fill
 from unmix_jax.scenes.ortho import check_ortho, ortho_shape
 from unmix_jax.scenes.scene import Scene, SpectralLibrary
 from unmix_jax.scenes.units import missing
@@ -95,6 +96,8 @@ def unmix_file(
     begun = time.perf_counter()
     good_bands = scene.good_bands if good_bands is None else good_bands
     _check(scene, endmembers, good_bands, shade, maps, ortho)
+    if scene.suspected_nodata is None:  # else its reader has warned
+        warn_of_fill(scene.cube, scene.nodata, good_bands, stacklevel=2)
     images = len(maps) * (-(-math.prod(ortho_shape(scene)) // math.prod(scene.shape)) if ortho else 1)
     with _told(out / UNFINISHED):
         if not first:

@@ -22,7 +22,7 @@ from unmix_jax.solvers import inversion, least_squares, sparse
 from unmix_jax.types import Solution
 
 __all__ = [
-    "ALIGNMENT", "TILE_BYTES", "Tiles", "default_tile", "empty_aligned", "float_type", "is_aligned",
+    "ALIGNMENT", "TILE_BYTES", "Tiles", "default_tile", "empty_aligned", "float_type", "holding", "is_aligned",
     "rounded",
 ]  # fmt: skip
 
@@ -44,7 +44,7 @@ class Tiles:
 
     def __init__(
         self, unmixer: Callable[..., Solution], bands: int, dtype: np.dtype, tile: int, *, good_bands: Any = None,
-        nodata: float | None = None, key: Any = None, devices: Sequence[Any],
+        nodata: Sequence[Any] = (), key: Any = None, devices: Sequence[Any],
     ) -> None:  # fmt: skip
         """Put what all tiles share on the devices; nothing is compiled yet.
 
@@ -54,15 +54,16 @@ class Tiles:
             dtype: floating type of the pixels.
             tile: pixels of a device.
             good_bands: True where a band counts.
-            nodata: value that marks missing data.
+            nodata: the numbers that mark missing data (`scenes.nodata.marks`).
             key: random key; pixel number n gets ``fold_in(key, n)``.
             devices: of this process.
         """
         self.tile, self.bands, self.dtype = tile, bands, dtype
         self.devices = tuple(devices)
         self.size = tile * len(self.devices)
+        self.nodata, self.good_bands = tuple(nodata), good_bands
         good = None if good_bands is None or np.all(good_bands) else jnp.asarray(good_bands, bool)
-        missing = None if nodata is None or math.isnan(nodata) else jnp.asarray(nodata, dtype)
+        missing = tuple(jnp.asarray(mark, dtype) for mark in nodata)
         ready = least_squares.prepared(inversion.prepared(sparse.prepared(unmixer)))
         arrays, static = eqx.partition(ready, eqx.is_array)
         leaves, tree = jax.tree.flatten(static)
@@ -171,6 +172,12 @@ def is_aligned(block: np.ndarray) -> bool:
     return block.ctypes.data % ALIGNMENT == 0
 
 
+def holding(pixels: np.ndarray, missing: Sequence[Any], good_bands: Any) -> int:
+    """How many of some pixels, as they were computed, hold a number that marks missing data in a band that counts."""
+    good = slice(None) if good_bands is None else np.asarray(good_bands, bool)
+    return int(sum((pixels[:, good] == pixels.dtype.type(mark)).any(axis=1).sum() for mark in missing))
+
+
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised array at an aligned address."""
     size = math.prod(shape) * dtype.itemsize
@@ -191,7 +198,7 @@ def _compiled(leaves: tuple[Any, ...], tree: Any, mesh: Mesh | None) -> Any:
 
 
 def _tile(
-    static: Any, arrays: Any, good: Any, nodata: Any, key: Any, pixels: Array, numbers: Any
+    static: Any, arrays: Any, good: Any, nodata: tuple[Array, ...], key: Any, pixels: Array, numbers: Any
 ) -> tuple[Solution, Array]:
     """One tile: mask, clean, and unmix every pixel of it."""
     unmixer = eqx.combine(arrays, static)
@@ -200,8 +207,8 @@ def _tile(
     # one read tells NaN, infinity and all zero; it is the very sum that least squares needs, so it costs nothing
     size = jax.vmap(squared_norm)(pixels)
     valid = jnp.isfinite(size) & (size > 0)
-    if nodata is not None:
-        missing = pixels == nodata
+    for mark in nodata:
+        missing = pixels == mark
         valid &= ~jnp.any(missing if good is None else missing & good, -1)
     if key is None:
         return jax.vmap(unmixer)(pixels), valid

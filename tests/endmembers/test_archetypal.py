@@ -112,7 +112,7 @@ def test_what_is_invalid_takes_no_part():
     good = np.arange(157) != 4
     kept = np.ones((5, 73), bool)
     kept[tuple(np.transpose(wrong))] = False
-    found = archetypal(KEY, Scene(cube, good_bands=good, mask=mask), 3, **FEW)
+    found = archetypal(KEY, Scene(cube, good_bands=good, mask=mask, nodata=-9999.0), 3, **FEW)
     alone = archetypal(KEY, pixels[kept], 3, **FEW)
     assert found.abundances.shape == (5, 73, 3)
     assert np.isnan(found.abundances[~kept]).all()

@@ -198,7 +198,7 @@ def test_scenes_give_coordinates_and_leave_out_what_is_invalid(extract):
     cube[rows[0], columns[0]], cube[rows[1], columns[1], 2] = -9999.0, np.nan
     cube[rows[2], columns[2]], cube[rows[3], columns[3]] = 50.0 * np.arange(31), 0.0
     mask[rows[2], columns[2]] = False
-    found = extract(KEY, Scene(cube, good_bands=good, mask=mask), 3)
+    found = extract(KEY, Scene(cube, good_bands=good, mask=mask, nodata=-9999.0), 3)
     assert sorted(found.indices.tolist()) == sorted(where.tolist())
     assert found.coordinates.tolist() == np.transpose(np.unravel_index(found.indices, (12, 20))).tolist()
     assert np.isnan(found.endmembers).any(axis=0).tolist() == (~good).tolist()

@@ -126,7 +126,9 @@ def test_what_is_invalid_takes_no_part():
     cube[wrong[0]], cube[wrong[1]][2], cube[wrong[2]], cube[wrong[3]] = -9999.0, np.nan, 0.0, 70.0
     mask[wrong[3]] = False
     good = np.arange(157) != 4
-    found = nmf(KEY, Scene(cube, good_bands=good, mask=mask), 3, start=np.insert(first, 4, np.nan, axis=1))
+    found = nmf(
+        KEY, Scene(cube, good_bands=good, mask=mask, nodata=-9999.0), 3, start=np.insert(first, 4, np.nan, axis=1)
+    )
     kept = np.ones((5, 73), bool)
     kept[tuple(np.transpose(wrong))] = False
     alone = nmf(KEY, pixels[kept], 3, start=first)

@@ -174,7 +174,7 @@ def test_invalid_pixels_and_bad_bands_are_left_out(tmp_path):
     mask = np.ones(640, bool)
     mask[-10:] = False
     bad = np.full((40, BANDS), 0.5)
-    bad[:10, 5], bad[10:20], bad[20:25], bad[25:30, 8] = np.nan, 0.0, -9999.0, -1.0
+    bad[:10, 5], bad[10:20], bad[20:25], bad[25:30, 8] = np.nan, 0.0, -1.0, -1.0
     cube = np.concatenate([pixels, bad])
     cube[:, 3] = np.nan
     memory = np.lib.format.open_memmap(tmp_path / "cube.npy", mode="w+", dtype=np.float64, shape=(32, 20, BANDS))

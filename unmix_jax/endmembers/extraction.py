@@ -24,8 +24,7 @@ from jaxtyping import Array, Float, Int, Key
 from unmix_jax.endmembers.moments import Moments, ValidPixels
 from unmix_jax.endmembers.subspace import eigenvectors
 from unmix_jax.linalg import matmul, one_by_one
-from unmix_jax.scenes.lazy import shown
-from unmix_jax.scenes.reading import FILLS
+from unmix_jax.scenes.nodata import FILLS, shown
 
 __all__ = ["Extraction", "nfindr", "vca"]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from unmix_jax.scenes.lazy import NODATA, LazyCube, shown
+from unmix_jax.scenes.nodata import NODATA, left_out, marks, shown, undeclared, warn_of_fill
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import Scene
 
@@ -51,22 +51,21 @@ class ValidPixels:
                 f"the value {fill} repeats in {scene.name} as a fill value does, and would become an endmember: "
                 f"open the scene with --nodata {fill} (nodata={fill}), or --nodata none if it is a measurement"
             )
-        marks = set() if isinstance(values, LazyCube) else {NODATA}  # a lazy cube has NaN where something is missing
-        if scene is not None and scene.nodata is not None:
-            marks.add(scene.nodata)
-        # As the cube's own numbers: what a file says as text may not be what its float32 holds.
-        kind = np.dtype(values.dtype) if np.dtype(values.dtype).kind == "f" else np.dtype(np.float64)
-        self.nodata = {float(np.asarray(mark, kind)) for mark in marks}
+        nodata = None if scene is None else scene.nodata
+        self._untold = undeclared(values, nodata)
+        self.marks = tuple(float(mark) for mark in marks(NODATA if self._untold else nodata, values.dtype))
         good, mask = (None, None) if scene is None else (scene.good_bands, scene.mask)
         self.good = np.arange(self.bands) if good is None else np.flatnonzero(np.asarray(good))
         self.mask = None if mask is None else np.asarray(mask).reshape(-1)
+        warn_of_fill(values, nodata, good, stacklevel=3)
         kind = np.dtype(self.values.dtype)
-        self.dtype = kind if kind.kind == "f" else np.dtype(np.float32)
+        self.dtype = kind.newbyteorder("=") if kind.kind == "f" else np.dtype(np.float32)
 
     def blocks(self) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n good_band"]]]:
         """Indices and float64 values of the valid pixels, a few rows at a time."""
         width = math.prod(self.shape[1:])
         rows = max(1, BLOCK_BYTES // (8 * self.bands * width))
+        marked = 0
         with Rows(self.values) as source:
             for first in range(0, self.shape[0], rows):
                 count = min(rows, self.shape[0] - first)
@@ -75,12 +74,17 @@ class ValidPixels:
                 if len(self.good) < self.bands:
                     block = block[:, self.good]
                 valid = np.isfinite(block.sum(axis=1)) & block.any(axis=1)
-                for nodata in self.nodata:
-                    valid &= ~(block == nodata).any(axis=1)
                 start = first * width
                 if self.mask is not None:
                     valid &= self.mask[start : start + len(block)]
+                for mark in self.marks:
+                    missing = (block == mark).any(axis=1)
+                    marked += int((valid & missing).sum())
+                    valid &= ~missing
                 yield start + np.flatnonzero(valid), block if valid.all() else block[valid]
+        if self._untold:
+            self._untold = False  # told once: the pixels are read several times
+            left_out(marked, math.prod(self.shape), stacklevel=4)
 
     def spectra(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n good_band"]:
         """Some pixels as measured, float64."""
@@ -110,4 +114,5 @@ class ValidPixels:
 
     def like_data(self, values: Any) -> Array:
         """A JAX array in the dtype of the data."""
-        return jnp.asarray(np.asarray(values).astype(self.dtype))
+        with np.errstate(over="ignore"):  # squares of the unit may exceed the type: infinite
+            return jnp.asarray(np.asarray(values).astype(self.dtype))

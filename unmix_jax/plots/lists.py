@@ -19,6 +19,7 @@ from unmix_jax.plots.style import (
     tidy,
     words,
 )
+from unmix_jax.scenes.nodata import is_nodata
 from unmix_jax.scenes.scene import Scene
 
 if TYPE_CHECKING:
@@ -105,9 +106,8 @@ def bars(shares: np.ndarray, labels: Sequence[str], colours: Sequence[str], xlab
 def spread(scene: Scene, title: str) -> "Figure":
     """Median spectrum of a list of spectra, and where nine tenths of them lie."""
     step = max(1, -(-scene.shape[0] // 5000))
-    spectra = np.asarray(scene.cube[::step], dtype=np.float64)
-    if scene.nodata is not None:
-        spectra = np.where(spectra == scene.nodata, np.nan, spectra)
+    stored = np.asarray(scene.cube[::step])
+    spectra = np.where(is_nodata(stored, scene.nodata), np.nan, stored.astype(np.float64))
     spectra[:, np.isnan(spectra).all(axis=0)] = 0  # a band without a value is not drawn; percentiles would warn of it
     empty = (spectra == 0).all(axis=0)
     low, mean, high = np.where(empty, np.nan, np.nanpercentile(spectra, (5, 50, 95), axis=0))

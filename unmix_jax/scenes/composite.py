@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unmix_jax.scenes.nodata import is_nodata
 from unmix_jax.scenes.scene import Scene
 
 __all__ = ["composite"]
@@ -57,9 +58,7 @@ def _visible(scene: Scene) -> list[int] | None:
 
 def _valid(scene: Scene, values: np.ndarray, step: int) -> np.ndarray:
     """True where an image pixel is neither masked nor missing."""
-    valid = np.isfinite(values).all(axis=-1)
-    if scene.nodata is not None:
-        valid &= (values != scene.nodata).all(axis=-1)
+    valid = np.isfinite(values).all(axis=-1) & ~is_nodata(values, scene.nodata).any(axis=-1)
     return valid if scene.mask is None else valid & np.asarray(scene.mask)[::step, ::step]
 
 

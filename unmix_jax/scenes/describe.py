@@ -6,6 +6,7 @@ import numpy as np
 
 from unmix_jax.scenes.georeference import place_in_words
 from unmix_jax.scenes.lazy import NODATA, shown
+from unmix_jax.scenes.nodata import is_nodata
 from unmix_jax.scenes.reading import REFLECTANCE_UP_TO, looked_at
 from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Scene, SpectralAxis, SpectralLibrary
 
@@ -41,9 +42,7 @@ def _scene(scene: Scene) -> list[tuple[str, str]]:
     pixels = looked_at(scene)
     if scene.good_bands is not None:
         pixels = pixels[:, np.asarray(scene.good_bands)]
-    missing = ~np.isfinite(pixels).all(axis=-1)
-    if scene.nodata is not None:
-        missing |= (pixels == scene.nodata).any(axis=-1)
+    missing = ~np.isfinite(pixels).all(axis=-1) | is_nodata(pixels, scene.nodata).any(axis=-1)
     empty = (pixels == 0).all(axis=-1)
     masked = "none" if scene.mask is None else f"{int((~np.asarray(scene.mask)).sum()):,} pixels"
     rows += [

@@ -6,14 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from unmix_jax.scenes.nodata import NODATA, is_nodata, shown
+
 __all__ = ["NODATA", "LazyCube", "RasterBands", "shown"]
-
-NODATA = -9999.0  # what marks missing data in the files of this field, unless they say otherwise
-
-
-def shown(value: float) -> str:
-    """A stored number as a user would write it: whole where it is whole, else as short as it can be in float32."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(np.float32(value))
 
 
 class LazyCube:
@@ -118,20 +113,12 @@ class LazyCube:
             values = values + of(self._offset).astype(self.dtype)
         gap = None
         if self._nodata is not None:
-            gap = stored == of(self._as_stored(stored.dtype))
+            gap = is_nodata(stored, of(self._nodata))
         if self._zeros:
             gap = stored == 0 if gap is None else gap | (stored == 0)
         if gap is not None and gap.any():
             values = np.where(gap, self.dtype.type(np.nan), values)
         return values
-
-    def _as_stored(self, dtype: np.dtype) -> np.ndarray:
-        """The no-data value in the precision of the file: -3.4e38 written as text is not the float32 it stands for."""
-        assert self._nodata is not None
-        if dtype.kind != "f":
-            return self._nodata
-        with np.errstate(over="ignore"):
-            return self._nodata.astype(dtype.newbyteorder("="))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.sensor import coverage, response, tabulated
+from unmix_jax.scenes.nodata import is_nodata
 from unmix_jax.scenes.reading import looked_at
 from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Scene, SpectralAxis, SpectralLibrary
 
@@ -191,8 +192,7 @@ def _mismatch(scene: Scene, spectra: np.ndarray, good: np.ndarray) -> tuple[str,
     """
     pixels = looked_at(scene)[:, good]
     whole = np.isfinite(pixels).all(axis=1) & (pixels != 0).any(axis=1)
-    if scene.nodata is not None:
-        whole &= (pixels != scene.nodata).all(axis=1)
+    whole &= ~is_nodata(pixels, scene.nodata).any(axis=1)
     pixels = pixels[whole].astype(np.float64)
     if len(pixels) == 0 or not spectra.any():
         return None

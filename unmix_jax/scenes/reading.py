@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from unmix_jax.scenes.georeference import shifted
-from unmix_jax.scenes.lazy import NODATA, LazyCube, shown
+from unmix_jax.scenes.lazy import LazyCube
+from unmix_jax.scenes.nodata import DELETED, FEW, NODATA, is_nodata, shown, suspected_fill
 from unmix_jax.scenes.rows import Rows
 from unmix_jax.scenes.scene import UNKNOWN_QUANTITY, Account, Header, Scene, SpectralAxis, SpectralLibrary, sample
 
@@ -39,14 +40,9 @@ class NoSceneError(ValueError):
     """A file that holds no scene; it may hold a library."""
 
 
-DELETED = 1e30  # magnitudes above are marks, not spectra: USGS marks deleted channels with -1.23e34, ISIS with -3.4e38
 LOOKED_AT_ROWS = 8  # rows of an image that are read when it is opened
 LOOKED_AT_VALUES = 4_000_000  # values that are looked at: 16 MB in float32, read in some 10 ms
 SPECTRA_LOOKED_AT = 4096  # of a list of spectra
-# What the files of this field use as fill values; a value that is none of these must stand out much further.
-# -9999 also appears scaled, as -0.9999 and -99.99.
-FILLS = (-9999.0, -0.9999, -99.99, -999.0, -32768.0, 32767.0, -32767.0, 65535.0, -2147483648.0, 2147483647.0)
-REPEATS, FEW = 8, 1e-4  # a value that stands less often than both is taken for an outlier
 SAME_IN = 64  # pixels; fewer may share a value in a band by chance, where it is rounded
 REFLECTANCE_UP_TO = 1.6  # bright snow and specular pixels exceed 1; per cent and scaled integers exceed this by far
 
@@ -311,7 +307,7 @@ def finish(scene: Scene, told: Reading) -> Scene:
     notes += _doubtful_bands(pixels, missing, good)
     suspected = None
     if told.nodata is None:
-        known = np.isnan(pixels) if scene.nodata is None else np.isnan(pixels) | (pixels == scene.nodata)
+        known = np.isnan(pixels) | is_nodata(pixels, scene.nodata)
         suspected = suspected_fill(_as_stored(scene, pixels), known, good)
     if suspected is not None:
         fill = shown(suspected)
@@ -343,10 +339,8 @@ def finish_library(library: SpectralLibrary, told: Reading) -> SpectralLibrary:
     spectra, notes = np.asarray(library.spectra), []
     kind = spectra.dtype if spectra.dtype.kind == "f" and spectra.dtype.itemsize > 2 else np.dtype(np.float32)
     missing = ~(np.abs(spectra) < DELETED)
-    if told.nodata is None:
-        missing |= spectra == NODATA
-    elif told.nodata != "none":
-        missing |= spectra == float(told.nodata)
+    if told.nodata != "none":
+        missing |= is_nodata(spectra, NODATA if told.nodata is None else float(told.nodata))
     if told.zeros == "missing":
         missing |= spectra == 0
     values = np.where(missing, kind.type(np.nan), spectra).astype(kind)
@@ -560,8 +554,7 @@ def require_valid(scene: Scene, good_bands: Any) -> None:
 
 def _missing(pixels: np.ndarray, scene: Scene) -> np.ndarray:
     """True where a value is missing."""
-    missing = ~(np.abs(pixels) < DELETED)
-    return missing if scene.nodata is None else missing | (pixels == scene.nodata)
+    return ~(np.abs(pixels) < DELETED) | is_nodata(pixels, scene.nodata)
 
 
 def _some_with_values(scene: Scene) -> np.ndarray:
@@ -616,37 +609,6 @@ def _as_stored(scene: Scene, pixels: np.ndarray) -> np.ndarray:
         return pixels
     stored = looked_at(replace(scene, cube=LazyCube(scene.cube.source, nodata=None)))
     return stored if stored.shape == pixels.shape else pixels
-
-
-def suspected_fill(stored: np.ndarray, missing: np.ndarray, good: np.ndarray) -> float | None:
-    """A stored value that repeats as a fill value does; None where there is none.
-
-    A magnitude above 1e30 is one. Otherwise it is an end of the range of all values, it fills a whole pixel (one value
-    in all of its bands is no spectrum) or repeats in many, and it is one of those in use for this, or lies further from
-    all others than these lie from each other.
-
-    Args:
-        stored: [pixel, band], as in the file.
-        missing: where a value is known to be missing, because the file says so.
-        good: bands that are used.
-    """
-    values = np.where(missing, np.nan, stored)[:, good]
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return None
-    if (huge := finite[np.abs(finite) >= DELETED]).size:
-        return float(huge[0])
-    for end in (float(finite.min()), float(finite.max())):
-        at, rest = values == end, finite[finite != end]
-        whole = values.shape[1] > 1 and bool(at.all(axis=1).any())
-        if end == 0 or rest.size == 0 or not (whole or at.sum() >= max(REPEATS, FEW * finite.size)):
-            continue
-        low, high = float(rest.min()), float(rest.max())
-        apart = low - end if end < low else end - high
-        in_use = any(abs(end - fill) <= 1e-6 * abs(fill) for fill in FILLS)
-        if apart > high - low or (in_use and apart > 0):
-            return float(round(end)) if abs(end) >= 1 and abs(end - round(end)) < 1e-6 * abs(end) else float(end)
-    return None
 
 
 def _bands(chosen: np.ndarray) -> str:

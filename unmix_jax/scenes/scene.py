@@ -213,7 +213,8 @@ class Scene(eqx.Module):
         axis: the bands; None where the file names none.
         good_bands: False where a band is not to be used (ENVI ``bbl`` 0); None: all good.
         mask: True where a pixel is valid; None: all valid. NaN and ``nodata`` pixels need not be in it.
-        nodata: the value in the cube that is taken as missing data; -9999 unless something else is said.
+        nodata: the value in the cube that marks missing data, after rounding to the type of the cube; NaN: none does.
+            None: nothing is said, and pixels of -9999 are left out with a warning.
         stated_nodata: the value that the file or the user says marks missing data, as stored; None: neither does.
         suspected_nodata: a value that nobody states, but that repeats as a fill value does; endmembers are not
             extracted from such a scene.

@@ -22,6 +22,7 @@ import numpy as np
 from unmix_jax.scenes.checked import NpzArrays, check_zarr, mat_variables
 from unmix_jax.scenes.lazy import NODATA, LazyCube
 from unmix_jax.scenes.library_files import unescaped
+from unmix_jax.scenes.nodata import is_nodata
 from unmix_jax.scenes.reading import NoSceneError, Reading, refuse_unread
 from unmix_jax.scenes.scene import Account, Scene, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import missing, quantity_in, spectral_axis, unit_of
@@ -269,7 +270,7 @@ def _library(arrays: Arrays, told: Reading) -> SpectralLibrary:
     scaled, nodata = _scaled(arrays, spectra, 1.0, stated, told)
     spectra = np.asarray(scaled)
     if nodata is not None:
-        spectra = np.where(spectra == nodata, np.asarray(np.nan, spectra.dtype), spectra)
+        spectra = np.where(is_nodata(spectra, nodata), np.asarray(np.nan, spectra.dtype), spectra)
     refuse_unread(set(arrays.stored) - arrays.used, told, str(arrays.path))
     return SpectralLibrary(
         spectra,

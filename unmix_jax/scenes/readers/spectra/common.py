@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unmix_jax.scenes.lazy import NODATA
+from unmix_jax.scenes.nodata import NODATA, is_nodata
 from unmix_jax.scenes.reading import DELETED, REFLECTANCE_UP_TO, Entries, Reading
 from unmix_jax.scenes.scene import Account, Header, SpectralAxis, SpectralLibrary
 from unmix_jax.scenes.units import quantity_in, spectral_axis, unit_of
@@ -331,7 +331,7 @@ def fractions(values: np.ndarray, percent: bool, told: Reading) -> np.ndarray:
     if not percent or told.scale is not None:
         return values
     fill = NODATA if told.nodata is None else told.nodata
-    missing = np.zeros(values.shape, bool) if fill == "none" else values == float(fill)
+    missing = is_nodata(values, None if fill == "none" else float(fill))
     return np.where(missing, math.nan, values / PERCENT)
 
 
@@ -488,7 +488,7 @@ def library_of_rows(
         notes.append(f"the rows hold different quantities: {said_all}")
     quantity = next(iter(quantities)) if len(quantities) == 1 else "value"
     values[percent] = fractions(values[percent], True, told)
-    finite = values[np.isfinite(values) & (values != NODATA)]
+    finite = values[np.isfinite(values) & ~is_nodata(values, NODATA)]
     if quantity == "reflectance" and told.scale is None and finite.size and np.median(finite) > REFLECTANCE_UP_TO:
         notes.append(
             "most values are larger than a reflectance can be, and the table does not say that they are in per cent; "
