@@ -110,13 +110,8 @@ def libraries() -> tuple[str, ...]:
 @functools.cache
 def _measured(kind: str) -> np.ndarray:
     """Spectra of a library that was measured, [member, band]."""
-    where: dict[str, tuple[str, dict[str, str]]] = {
-        "mica77": ("usgs_mica77", {}),
-        "usgs1995": ("usgs1995_library", {}),
-        "pruned": ("usgs1995_library", {"variant": "pruned_3deg"}),
-    }
-    name, choice = where[kind]
-    library = load(name, **choice)
+    names = {"mica77": "usgs_mica77", "usgs1995": "usgs1995_library", "pruned": "usgs1995_library/pruned_3deg"}
+    library = load(names[kind])
     spectra = np.asarray(library.spectra, float)
     good = np.isfinite(spectra).all(0)
     if good.mean() < 0.5:

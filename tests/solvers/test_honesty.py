@@ -85,8 +85,8 @@ def test_the_oracle_agrees_with_one_in_float64(name, count, bands):
 def test_the_oracle_is_at_the_optimum_of_hard_problems(name):
     for library in ("collinear", "duplicate", "dim"):
         given = problem(
-            np.random.default_rng(LIBRARIES.index(library)), "float64", library=library, count=12, bands=30, pixels=PIXELS,
-            closeness=1e-8, penalty=1e-3 if METHODS[name].penalty else 0.0,
+            np.random.default_rng(LIBRARIES.index(library)), "float64", library=library, count=12, bands=30,
+            pixels=PIXELS, closeness=1e-8, penalty=1e-3 if METHODS[name].penalty else 0.0,
         )  # fmt: skip
         known = truth(name, given)
         assert known.verified.all()
