@@ -25,7 +25,6 @@ ENDMEMBERS = RNG.uniform(0.2, 0.8, (COUNT, BANDS)).astype(np.float32)
 MIXED = RNG.dirichlet(np.ones(COUNT), PIXELS) @ ENDMEMBERS + 0.003 * RNG.standard_normal((PIXELS, BANDS))
 MIXED = MIXED.astype(np.float32)
 AT = np.arange(5, PIXELS, 24)  # where a value is missing
-LEFT = np.setdiff1d(np.arange(PIXELS), AT)
 UNMIXER = eqx.Partial(fcls, endmembers=ENDMEMBERS)
 
 # Text of a no-data value, of which few are float32 numbers, and the types of pixels that may hold it.
@@ -115,7 +114,7 @@ def test_numbers_per_band():
 @pytest.mark.parametrize("estimate", ESTIMATES.values(), ids=ESTIMATES)
 def test_what_nobody_declares_is_left_out_with_the_same_words(estimate, of):
     words = (
-        f"the value -9999 stands in {len(AT)} of {PIXELS} pixels, and nothing says what it is: these pixels are left"
+        f"the value -9999 stands in {len(AT)} of {PIXELS} pixels, and nothing says what it is: these pixels"
     )
     with pytest.warns(UserWarning, match=re.escape(words)) as told:
         found = np.asarray(estimate(of(holed(-9999.0))))

@@ -4,8 +4,8 @@ Host-level analyses of a whole scene. All of them need only the mean and the sec
 over the data accumulates those in float64, block by block, and the rest is algebra on [band, band] matrices. The answer
 is therefore the float64 answer, whatever the dtype of the data; results come back in that.
 
-Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixels that are NaN, no-data (the scene's
-value; -9999 with a warning where nothing is said), all zero or masked are left out, and so are the bad bands of a scene.
+Pixels may be an array [pixel, band] or [row, column, band], or a `Scene`. Pixels that are NaN, no-data (the value of
+the scene; -9999 with a warning where nothing is said), all zero or masked are left out, and so are its bad bands.
 """
 
 from collections.abc import Sequence

@@ -78,8 +78,8 @@ def left_out(count: int, total: int, *, stacklevel: int) -> None:
     if count:
         warnings.warn(
             f"the value {shown(NODATA)} stands in {count:,} of {total:,} pixels, and nothing says what it is: these "
-            f"pixels are left out. Give nodata={shown(NODATA)} (of `unmix` or of the `Scene`) if it marks missing data, "
-            "nodata=math.nan if it is a measurement",
+            f"pixels are left out. Give nodata={shown(NODATA)} (of `unmix` or of the `Scene`) if it marks missing "
+            "data, nodata=math.nan if it is a measurement",
             stacklevel=stacklevel + 1,
         )
 
