@@ -104,6 +104,7 @@ _HOME = {
     "load_checkpoint": "networks.checkpoint",
     "save_checkpoint": "networks.checkpoint",
     "Checkpoint": "networks.checkpoint",
+    "on_bands": "solvers.bands",
     "unmix": "driver",
     "unmix_file": "streaming",
     "plan_run": "planning",

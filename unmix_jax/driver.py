@@ -49,8 +49,9 @@ def unmix(
         tile: pixels per tile and device; by default at most what fits 8 MiB, or 1024, and so that tiles are full to an
             eighth: a program is compiled for each such size. Results do not depend on it.
         key: random key; pixel number n gets ``jax.random.fold_in(key, n)``, whatever the tile.
-        good_bands: bands to look at when deciding whether a pixel is masked; bad bands are set to zero. Default:
-            those of the scene.
+        good_bands: bands that count; the others are not looked at, and are zero in the pixels that the unmixer sees.
+            Endmembers as an array are prepared without them; an unmixer that was prepared or trained must leave them
+            out as well, and any other callable must say so (`on_bands`). Default: those of the scene.
         mask: True where a pixel is to be unmixed. Default: that of the scene.
         nodata: value that marks missing data, after rounding to the type of the pixels; NaN: none does. Default: that
             of the scene. Where nothing says it, pixels of -9999 are left out with a warning, and a warning names any
@@ -63,7 +64,8 @@ def unmix(
         One `Solution` whose leading axes are those of ``pixels``; its arrays are NumPy arrays in host memory.
 
     Raises:
-        ValueError: if shapes disagree or ``tile`` is not positive.
+        ValueError: if shapes disagree, ``tile`` is not positive, or the unmixer looks at bad bands or does not say at
+            which bands it looks.
     """
     looked_at = isinstance(pixels, Scene) and pixels.suspected_nodata is not None  # its reader has warned
     if isinstance(pixels, Scene):

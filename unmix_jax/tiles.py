@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from unmix_jax.linalg import squared_norm
-from unmix_jax.solvers import inversion, least_squares, sparse
+from unmix_jax.solvers.bands import ready, require_bands
 from unmix_jax.types import Solution
 
 __all__ = [
@@ -49,7 +49,7 @@ class Tiles:
         """Put what all tiles share on the devices; nothing is compiled yet.
 
         Args:
-            unmixer: from a pixel to a `Solution`.
+            unmixer: from a pixel to a `Solution`; ValueError where it looks at bad bands, or does not say at which.
             bands: of a pixel.
             dtype: floating type of the pixels.
             tile: pixels of a device.
@@ -64,8 +64,10 @@ class Tiles:
         self.nodata, self.good_bands = tuple(nodata), good_bands
         good = None if good_bands is None or np.all(good_bands) else jnp.asarray(good_bands, bool)
         missing = tuple(jnp.asarray(mark, dtype) for mark in nodata)
-        ready = least_squares.prepared(inversion.prepared(sparse.prepared(unmixer)))
-        arrays, static = eqx.partition(ready, eqx.is_array)
+        unmixer = ready(unmixer, None if good is None else np.asarray(good_bands, bool))
+        if good is not None:
+            require_bands(unmixer, np.asarray(good_bands, bool))
+        arrays, static = eqx.partition(unmixer, eqx.is_array)
         leaves, tree = jax.tree.flatten(static)
         self._mesh = None
         place: Any = self.devices[0]

@@ -113,11 +113,9 @@ def _measured(kind: str) -> np.ndarray:
     names = {"mica77": "usgs_mica77", "usgs1995": "usgs1995_library", "pruned": "usgs1995_library/pruned_3deg"}
     library = load(names[kind])
     spectra = np.asarray(library.spectra, float)
-    good = np.isfinite(spectra).all(0)
-    if good.mean() < 0.5:
-        good = np.isfinite(spectra).mean(0) > 0.5
-    spectra = spectra[:, good]
-    return spectra[np.isfinite(spectra).all(1)]
+    bands = np.isfinite(spectra).mean(0) > 0.9  # some of usgs_mica77 begin at longer wavelengths
+    complete = np.isfinite(spectra[:, bands]).all(1)
+    return np.unique(spectra[complete][:, bands], axis=0)  # some are recorded twice
 
 
 def _library(rng: np.random.Generator, kind: str, count: int, bands: int, closeness: float) -> np.ndarray:

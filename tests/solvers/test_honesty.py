@@ -15,7 +15,7 @@ from solvers.claims import LIBRARIES, METHODS, Problem, judged, libraries, probl
 needs_long_double = pytest.mark.skipif(not oracles.EXACT_ENOUGH, reason="long double is float64 on this machine")
 pytestmark = needs_long_double
 
-SHAPES = ((6, 64), (1, 12), (30, 12), (60, 64))  # endmembers, bands; options are tried with the first only
+SHAPES = ((6, 64), (30, 12), (60, 64))  # endmembers, bands; options are tried with the first only
 PIXELS = 40
 SMALLEST = {"float32": 15, "float64": 25}  # decades of the unit
 CLOSEST = {"float32": 6, "float64": 9}  # decades of the difference of collinear spectra
@@ -25,24 +25,22 @@ over_methods = pytest.mark.parametrize("name", METHODS)
 
 
 @st.composite
-def problems(draw, name: str, dtype: str) -> Problem:
-    """Any problem that a method takes."""
+def choices(draw, name: str, dtype: str) -> dict:
+    """Any problem that a method takes, in words: arguments of `problem`, and the seed of its random numbers."""
     option = draw(st.sampled_from(METHODS[name].options))
     count, bands = draw(st.sampled_from(SHAPES if option == "plain" else SHAPES[:1]))
     decades = SMALLEST[dtype]
-    return problem(
-        np.random.default_rng(draw(st.integers(0, 2**32 - 1))),
-        dtype,
-        library=draw(st.sampled_from(libraries())),
-        option=option,
-        count=count,
-        bands=bands,
-        pixels=PIXELS,
-        closeness=10.0 ** -draw(st.integers(2, CLOSEST[dtype])),
-        scale=10.0 ** draw(st.integers(-decades, decades)) if draw(st.booleans()) else 1.0,
-        dimming=10.0 ** -draw(st.integers(0, 6)) if draw(st.booleans()) else 1.0,
-        penalty=draw(st.sampled_from([0.0, 1e-6, 1e-3, 0.1])) if METHODS[name].penalty else 0.0,
-    )
+    return {
+        "seed": draw(st.integers(0, 2**32 - 1)),
+        "library": draw(st.sampled_from(libraries())),
+        "option": option,
+        "count": count,
+        "bands": bands,
+        "closeness": 10.0 ** -draw(st.integers(2, CLOSEST[dtype])),
+        "scale": 10.0 ** draw(st.integers(-decades, decades)) if draw(st.booleans()) else 1.0,
+        "dimming": 10.0 ** -draw(st.integers(0, 6)) if draw(st.booleans()) else 1.0,
+        "penalty": draw(st.sampled_from([0.0, 1e-6, 1e-3, 0.1])) if METHODS[name].penalty else 0.0,
+    }
 
 
 @over_precisions
@@ -50,12 +48,13 @@ def problems(draw, name: str, dtype: str) -> Problem:
 def test_no_pixel_claims_more_than_it_has(name, dtype):
     # no shrinking: a smaller problem of another size is compiled again
     @settings(max_examples=6, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
-    @given(problems(name, dtype))
-    def law(given):
-        verdict = judged(name, given)
+    @given(choices(name, dtype))
+    def law(choice):
+        seed = choice.pop("seed")
+        verdict = judged(name, problem(np.random.default_rng(seed), dtype, pixels=PIXELS, **choice))
         wrong = np.flatnonzero(verdict.wrong)
-        worst = verdict.ratio[wrong]
-        assert not wrong.size, f"{wrong.size} of {PIXELS} pixels, the first is {wrong[0]}; error over bound {worst}"
+        claims = f"error over bound is {verdict.ratio[wrong]} in pixels {wrong}" if wrong.size else ""
+        assert not claims
 
     law()
 

@@ -27,6 +27,7 @@ __all__ = [
     "announced",
     "finish",
     "finish_library",
+    "in_words",
     "looked_at",
     "noticing",
     "numbered",
@@ -295,7 +296,7 @@ def finish(scene: Scene, told: Reading) -> Scene:
     if (left_out := good & missing.all(axis=0)).any():
         many = left_out.sum() > 1
         notes.append(
-            f"{_bands(left_out)} hold{'s' * (not many)} no value in any pixel that was looked at: "
+            f"{in_words(left_out)} hold{'s' * (not many)} no value in any pixel that was looked at: "
             f"{'they are' if many else 'it is'} left out"
         )
         good = good & ~left_out
@@ -545,7 +546,7 @@ def require_valid(scene: Scene, good_bands: Any) -> None:
     total = int(np.prod(scene.shape))
     worst = np.zeros(scene.bands, bool)
     worst[good] = gaps > 0
-    reason = f"a value is missing in {_bands(worst)}" if worst.any() else "all are masked or zero"
+    reason = f"a value is missing in {in_words(worst)}" if worst.any() else "all are masked or zero"
     raise ValueError(
         f"no pixel can be unmixed: in each of the {total:,}, {reason}. Leave bands out with --bad-bands, or say what "
         "marks missing data with --nodata"
@@ -587,14 +588,14 @@ def _doubtful_bands(pixels: np.ndarray, missing: np.ndarray, good: np.ndarray) -
         if gaps.any():
             notes.append(
                 f"{1 - whole.sum() / measured.sum():.0%} of the pixels that were looked at are left out because a "
-                f"value is missing in {_bands(gaps)}: leave these bands out with --bad-bands to keep the pixels"
+                f"value is missing in {in_words(gaps)}: leave these bands out with --bad-bands to keep the pixels"
             )
     values = pixels[whole]
     if len(values) >= SAME_IN:
         same = good & (values == values[:1]).all(axis=0)
         if same.any() and (good & ~same).any():
             notes.append(
-                f"the value is the same in all pixels that were looked at, in {_bands(same)}: "
+                f"the value is the same in all pixels that were looked at, in {in_words(same)}: "
                 "such bands carry no measurement; leave them out with --bad-bands"
             )
     return notes
@@ -611,8 +612,8 @@ def _as_stored(scene: Scene, pixels: np.ndarray) -> np.ndarray:
     return stored if stored.shape == pixels.shape else pixels
 
 
-def _bands(chosen: np.ndarray) -> str:
-    """Numbers of bands in words, counted from 1: ``bands 1, 2 and 190–200``."""
+def in_words(chosen: np.ndarray) -> str:
+    """Numbers of bands in words, counted from 1: ``bands 1, 2, 190–200``."""
     numbers = np.flatnonzero(chosen) + 1
     runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     words = [f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]

@@ -43,7 +43,9 @@ PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
 NEAR_SIDE = 7.0  # times the noise: three to the sure side of one, three that this may cost another, and one
 ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
-TABLE_ERROR = 50 * 2.0**-52  # error of a normal of length one, over the condition number of its support; ten were seen
+# Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition number
+# of the support; ten units in the last place of float64 were seen.
+TABLE_ERROR = 50 * 2.0**-52
 FEW = 256  # pixels of a tile that are projected again in float64; where more are doubtful, the whole tile is
 
 
@@ -164,7 +166,8 @@ def _linear(
         fit = apply(geometry.factor, abundances)
         left = apply(region.plane.T, z - fit)
         steps = jnp.ones(z.shape[1], jnp.int32)
-        noise = rounding(z.dtype, bands, len(z), jnp.sqrt(norms) + jnp.sqrt(inner(fit, fit)), _longest(geometry))
+        size = jnp.sqrt(norms) + _longest(geometry) * jnp.maximum(over(jnp.add, jnp.abs(abundances)), 1.0)
+        noise = rounding(z.dtype, bands, len(z), size, 0.0) + TABLE_ERROR * size
         # a step that is not taken says what the pseudo-inverse itself may have left
         next_step = over(jnp.maximum, jnp.abs(apply(region.linear, z - fit)))
         bound = region.sensitivity * (noise + jnp.sqrt(inner(left, left))) + 2 * next_step
@@ -229,7 +232,8 @@ def _bounded(
         abundances = abundances / over(jnp.add, abundances)
     excess, explained = _certify(geometry, z, abundances, sum_to_one)
     largest = 1.0 if sum_to_one else jnp.maximum(over(jnp.maximum, abundances), 1.0)
-    bound = errors * lengths + float(jnp.finfo(dtype).eps) * largest
+    reduction = TABLE_ERROR * (length + longest * jnp.maximum(over(jnp.add, abundances), 1.0))
+    bound = (errors + reduction) * lengths + float(jnp.finfo(dtype).eps) * largest
     found = Reduced(abundances.T, steps, _relative(excess, norms), explained, bound)
     skip = _within(found, norms, largest) | hopeless
 

@@ -31,6 +31,7 @@ SLOTS = (12, 24, 48, 96)  # sizes a set of endmembers is padded to; each is comp
 # Errors of float64 in what is left of a pixel, in units of eps (‖z‖ + T): a product over 500 bands and one over the
 # endmembers, each of which grows with the square root of their number, with a margin of ten.
 ROUNDING = 500.0
+GRADIENT_ROUNDING = 10.0  # units in the last place, per term of a random walk
 NEARLY = 8.0  # errors: a gradient that is smaller may be zero
 TURNS = 3  # enlargements of W: each takes in what the last remainder does not exclude
 
@@ -86,15 +87,22 @@ def proved(
     longest = jnp.max(lengths)
     scale = jnp.where(longest > 0, longest, 1.0)
     fit = matmul(abundances, factor.T)
-    costs = jnp.broadcast_to(jnp.asarray(costs, z.dtype), abundances.shape)
+    costs = jnp.asarray(costs, z.dtype)
+    if sum_to_one and (costs.ndim == 0 or costs.shape[-1] == 1):  # a constant, whose rounding would hide the rest
+        costs = jnp.zeros((), z.dtype)
+    costs = jnp.broadcast_to(costs, abundances.shape)
     gradient = matmul(fit - z, factor) + costs
     if sum_to_one:
         gradient = gradient - jnp.sum(gradient * abundances, -1, keepdims=True)
     reach = 2 * scale if sum_to_one else scale  # T: no column is farther than this from a mixture
-    size = jnp.sqrt(jnp.sum(z**2, -1)) + jnp.sqrt(jnp.sum(fit**2, -1)) + (scale if sum_to_one else 0.0)
+    size = jnp.sqrt(jnp.sum(z**2, -1)) + scale * jnp.maximum(jnp.sum(abundances, -1), 1.0 if sum_to_one else 0.0)
     cost = jnp.max(jnp.abs(costs), -1) / scale
     # squares below the smallest number are zero
     error = ROUNDING * jnp.finfo(z.dtype).eps * (size + cost) + 1e4 * float(jnp.finfo(z.dtype).tiny) ** 0.5
+
+    # rounding of the gradient itself, which the columns of a set answer to with their condition number
+    rest = jnp.sqrt(jnp.sum((fit - z) ** 2, -1))
+    unsure = GRADIENT_ROUNDING * jnp.finfo(z.dtype).eps * count**0.5 * scale * (cost + rest)
 
     def concluded(near: Array, left: Array, sensitivity: Any) -> tuple[Array, Array, Array]:
         """Excess, bound and q, from the set W and what is left along it."""
@@ -106,7 +114,7 @@ def proved(
         return jnp.where(fine, 0.5 * q**2, jnp.inf), jnp.where(fine, bound, jnp.inf), q
 
     near = (abundances > 0) | (gradient <= (NEARLY * error * reach)[:, None])
-    left = sensitivity * jnp.sqrt(jnp.sum(jnp.where(near, gradient, 0.0) ** 2, -1))
+    left = sensitivity * (jnp.sqrt(jnp.sum(jnp.where(near, gradient, 0.0) ** 2, -1)) + unsure)
     excess, bound, _ = concluded(near, left, sensitivity)
     sizes = slot_sizes(count)
 
@@ -121,6 +129,7 @@ def proved(
 
         branch = jnp.searchsorted(jnp.asarray(sizes), needed)
         left, own = jax.lax.switch(branch, [with_slots(slots) for slots in sizes])
+        left = left + jnp.where(jnp.isfinite(own), own, 0.0) * unsure
         new, closer, q = concluded(near, left, jnp.where(many <= sizes[-1], own, jnp.inf))
         wins = ~done & (closer < bound)
         done = done | jnp.isfinite(closer)

@@ -145,12 +145,12 @@ def invert(
     )
 
 
-def prepared(unmixer: Any) -> Any:
-    """The same unmixer with `prepare_inversion` done, where it is `invert` with endmembers and a model."""
+def prepared(unmixer: Any, good: Any = None) -> Any:
+    """The same unmixer with `prepare_inversion` done, for good bands, where it is `invert` with an array."""
     if isinstance(unmixer, eqx.Partial) and unmixer.func is invert and not unmixer.args:
         endmembers, mixing = unmixer.keywords.get("endmembers"), unmixer.keywords.get("mixing")
         if endmembers is not None and mixing is not None and not isinstance(endmembers, PreparedInversion):
-            problem = prepare_inversion(endmembers, mixing, fit=unmixer.keywords.get("fit"))
+            problem = prepare_inversion(endmembers, mixing, good_bands=good, fit=unmixer.keywords.get("fit"))
             return eqx.Partial(invert, endmembers=problem)
     return unmixer
 

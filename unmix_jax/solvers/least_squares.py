@@ -111,14 +111,14 @@ def fcls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | 
     return _solve(pixel, endmembers, sum_to_one=True, bounded=True)
 
 
-def prepared(unmixer: Any) -> Any:
-    """The same unmixer with `prepare` done, where it is one of these solvers with its endmembers as an array."""
+def prepared(unmixer: Any, good: Any = None) -> Any:
+    """The same unmixer with `prepare` done, for good bands, where it is one of these solvers with an array."""
     if isinstance(unmixer, eqx.Partial) and unmixer.func in (ucls, scls, nnls, fcls):
         endmembers = unmixer.keywords.get("endmembers")
         if endmembers is not None and not isinstance(endmembers, Prepared):
             region = "simplex" if unmixer.func is fcls else "cone"
             tables = (region,) if unmixer.func in (fcls, nnls) else ()
-            return eqx.Partial(unmixer.func, endmembers=prepare_for(tables, endmembers))
+            return eqx.Partial(unmixer.func, endmembers=prepare_for(tables, endmembers, good))
     return unmixer
 
 

@@ -256,12 +256,12 @@ def _reweighted(
     return work_off(advance, state, chunk=CHUNK, max_rounds=max_steps + 1, constant=("z", *own))
 
 
-def prepared(unmixer: Any) -> Any:
-    """The same unmixer with `prepare_sparse` done, where it is one of these solvers with its library as an array."""
+def prepared(unmixer: Any, good: Any = None) -> Any:
+    """The same unmixer with `prepare_sparse` done, for good bands, where it is one of these solvers with an array."""
     if isinstance(unmixer, eqx.Partial) and unmixer.func in (sunsal, lp_sunsal) and not unmixer.args:
         library = unmixer.keywords.get("library")
         if library is not None and not isinstance(library, PreparedLibrary):
-            return eqx.Partial(unmixer.func, **{**unmixer.keywords, "library": prepare_sparse(library)})
+            return eqx.Partial(unmixer.func, **{**unmixer.keywords, "library": prepare_sparse(library, weights=good)})
     return unmixer
 
 
