@@ -12,7 +12,7 @@ import streams
 from helpers import assert_close
 from solvers.cases import oracle, scene, solve_many
 
-from unmix_jax import Scene, Solution, fcls, prepare, ucls, unmix
+from unmix_jax import Scene, Solution, fcls, on_bands, prepare, ucls, unmix
 from unmix_jax.scenes.lazy import LazyCube
 from unmix_jax.tiles import TILE_BYTES, default_tile
 
@@ -232,7 +232,7 @@ def test_bad_bands_may_hold_anything():
     broken[4, 4, 0] = np.nan
     found = np.zeros((ROWS, COLUMNS), bool)
     found[3, 3] = found[4, 4] = True
-    solution = unmix(toy(), broken, good_bands=good, nodata=-9999.0, tile=16)
+    solution = unmix(on_bands(toy(), good), broken, good_bands=good, nodata=-9999.0, tile=16)
     assert_blank(solution, found)
     expected = by_hand(np.where(good, pixels, 0).astype(np.float32))
     assert_same(jax.tree.map(lambda x: x[~found], solution), jax.tree.map(lambda x: x[~found], expected))
@@ -244,7 +244,7 @@ def test_a_scene_brings_its_masks_and_arguments_overrule_them():
     mask[0, 5] = False
     good = np.array([True, True, True, False])
     whole = Scene(broken, good_bands=good, mask=mask, nodata=-9999.0)
-    solution = unmix(toy(), whole, tile=16)
+    solution = unmix(on_bands(toy(), good), whole, tile=16)
     found[2, 3] = False  # its infinity is in the bad band
     assert_blank(solution, found | ~mask)
     assert solution.converged.sum() == (~found & mask).sum()

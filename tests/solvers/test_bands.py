@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unmix_jax import (
-    PPNM,
+    Fan,
     Linear,
     ScaleSlopeShift,
     Scene,
@@ -78,7 +78,7 @@ PREPARED = {
     ),
     "choice": lambda good: choose({
         name: eqx.Partial(invert, endmembers=prepare_inversion(ENDMEMBERS, model, good_bands=good))
-        for name, model in {"linear": Linear(), "ppnm": PPNM(jnp.asarray(0.0))}.items()
+        for name, model in {"linear": Linear(), "fan": Fan()}.items()
     }),
 }  # fmt: skip
 
