@@ -32,7 +32,7 @@ import numpy as np
 from common import Partial, main
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # the oracle is that of the tests
-from solvers.claims import METHODS, judged, libraries, problem
+from solvers.claims import METHODS, OPTIONS, judged, libraries, problem
 
 PRECISIONS = {"f32": "float32", "f64": "float64"}
 DECADES = {"f32": 15, "f64": 25}
@@ -47,10 +47,13 @@ EASY = {  # library, endmembers, bands, methods, penalties
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of hard problems, their bands, problems of each kind and pixels of each; size with options; then draws and
-    pixels of the libraries whose shares are wanted (mica6, pruned12, pruned40, usgs240), and the seed.
+    """Methods, and options they are prepared with; sizes of hard problems, their bands, problems of each kind and their
+    pixels; size with options; then draws of the libraries whose shares are wanted (mica6, pruned12, pruned40, usgs240),
+    pixels of each draw, and the seed.
     """
 
+    methods: tuple[str, ...] = tuple(METHODS)
+    options: tuple[str, ...] = OPTIONS
     sizes: tuple[int, ...] = (1, 3, 6, 12, 20, 40, 60)
     bands: int = 48
     problems: int = 1
@@ -112,19 +115,20 @@ def run(config: Config) -> tuple[dict[str, float], None]:
     shares: dict[str, float] = {}
     for name, draws in zip(EASY, config.draws, strict=True):
         library, _, _, methods, _ = EASY[name]
-        if library not in libraries():
+        wanted = [method for method in methods if method in config.methods]
+        if library not in libraries() or not draws or not wanted:
             continue
         total = []
-        for method in methods:
+        for method in wanted:
             piece = pieces.get(f"{name} {method}", lambda: counted(method, name, easy(name, draws, method, config)))  # noqa: B023
             found.setdefault((method, "f32"), []).append(piece)
             shares[f"certified_share_{name}_f32_{method}"] = piece[3] / piece[0]
             total.append(piece)
         shares[f"certified_share_{name}_f32"] = sum(p[3] for p in total) / sum(p[0] for p in total)
-    for method, row in METHODS.items():
+    for method in config.methods:
+        options = [option for option in METHODS[method].options if option in config.options and option != "plain"]
         for precision in PRECISIONS:
-            cases = [("plain", size) for size in config.sizes]
-            cases += [(option, config.option_size) for option in row.options if option != "plain"]
+            cases = [("plain", size) for size in config.sizes] + [(option, config.option_size) for option in options]
             for option, size in cases:
                 what = f"{precision} {option} {size}"
                 piece = pieces.get(
@@ -152,5 +156,5 @@ def run(config: Config) -> tuple[dict[str, float], None]:
 
 
 if __name__ == "__main__":
-    quick = Config(sizes=(6,), pixels=20, draws=(1, 1, 1, 1), draw_pixels=20)
+    quick = Config(methods=("fcls",), options=("plain",), sizes=(6,), pixels=20, draws=(1, 0, 0, 0), draw_pixels=20)
     main(run, Config(), quick=quick)
