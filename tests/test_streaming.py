@@ -19,7 +19,7 @@ import pytest
 import streams
 from streams import BANDS, COLUMNS, LIBRARY, NODATA, ROWS, bounded, bytes_of, cube, stream, toy, write_envi
 
-from unmix_jax import Scene, plan_run, planning, read_results, read_scene, resuming, unmix, write_results
+from unmix_jax import Scene, on_bands, plan_run, planning, read_results, read_scene, resuming, unmix, write_results
 from unmix_jax.resuming import check_run
 from unmix_jax.scenes.lazy import LazyCube
 from unmix_jax.scenes.rows import Rows
@@ -394,6 +394,8 @@ def test_double_precision_goes_on_as_well(tmp_path):
 
 # What is refused
 
+FIRST_THREE = np.array([True, True, True, False])
+
 
 @pytest.mark.parametrize(
     ("changed", "said"),
@@ -403,7 +405,10 @@ def test_double_precision_goes_on_as_well(tmp_path):
         ({"shade": "one"}, "shade was None and is 'one'"),
         ({"key": jax.random.key(0)}, "random key was None and is '"),
         ({"config": {"method": "other", "out": "elsewhere"}}, "option method was 'toy' and is 'other'"),
-        ({"good_bands": np.array([True, True, True, False])}, "good bands was None and is"),
+        (
+            {"good_bands": FIRST_THREE, "unmixer": on_bands(streams.toy(), FIRST_THREE)},
+            "good bands was None and is",
+        ),
         ({"unmixer": streams.Toy(jnp.asarray([1.0, 3.0]))}, "method and its numbers was"),
         ({"endmembers": dataclasses.replace(LIBRARY, spectra=2 * LIBRARY.spectra)}, "endmembers was"),
     ],
@@ -488,6 +493,7 @@ def test_a_run_that_needs_more_memory_than_there_is_now(scene, tmp_path):
         stream(scene, tmp_path / "out", tile=None, memory=1000.0)
 
 
+@pytest.mark.filterwarnings("ignore:the value -9999 repeats as a fill value does")
 @pytest.mark.parametrize("nodata", [np.inf, -np.inf, np.nan, 0.1])
 def test_any_number_may_mark_missing_data(scene, tmp_path, nodata):
     other = Scene(cube(), nodata=nodata)
