@@ -33,6 +33,10 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 def matmul(left: Array, right: Array) -> Array:
     """``left @ right`` at the highest precision of the device."""
+    left, right = jnp.asarray(left), jnp.asarray(right)
+    if left.dtype == right.dtype and 0 < left.ndim < 3 and 0 < right.ndim < 3:
+        # without a type asked for: JAX would ask for it again outside ``enable_x64`` when it transposes
+        return jax.lax.dot_general(left, right, (((left.ndim - 1,), (0,)), ((), ())), precision=HIGHEST)
     return jnp.matmul(left, right, precision=HIGHEST)
 
 
@@ -155,7 +159,12 @@ def solve_lower(
 
 def solve_symmetric(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
     """``matrix⁻¹ right`` of a symmetric matrix, definite or not."""
-    return jax.lax.custom_linear_solve(partial(matmul, matrix), right, lambda _, b: _general(matrix, b), symmetric=True)
+
+    def solve(_: Any, right: Array) -> Array:
+        with jax.enable_x64(matrix.dtype == jnp.float64 or jax.config.jax_enable_x64):
+            return _general(matrix, right)
+
+    return jax.lax.custom_linear_solve(partial(matmul, matrix), right, solve, symmetric=True)
 
 
 def svd(matrix: Float[Array, "row column"]) -> tuple[Array, Array, Array]:

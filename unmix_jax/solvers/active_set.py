@@ -100,7 +100,9 @@ def _many(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
     batch = _bounded if bounded else _linear
 
     @jax.custom_batching.custom_vmap
-    def many(projector: Array, geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, norms: Array) -> Reduced:
+    def many(
+        projector: Array, geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, norms: Array
+    ) -> Reduced:
         # the barriers keep the transposes out of the products with the bands, which they would slow down
         z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
         answer = batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)

@@ -6,6 +6,7 @@ columns are options of `prepare`. All are differentiable in the pixel and in the
 by the implicit function theorem on the active set.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from unmix_jax.linalg import matmul, solve_symmetric, squared_norm
 from unmix_jax.solvers.active_set import Reduced, abundance_tolerance, solve, tolerance
 from unmix_jax.solvers.batching import check_pixel
 from unmix_jax.solvers.residual import squared_residual
+from unmix_jax.solvers.shares import bound_of_shares
 from unmix_jax.solvers.tables import Prepared, polynomial_baseline, prepare, prepare_for, whiten_and_detrend
 from unmix_jax.types import Solution
 
@@ -146,7 +148,15 @@ def remove_shade(solution: Solution, member: int) -> Solution:
     total = jnp.sum(rest, -1, keepdims=True)
     enough = total > 10 * jnp.finfo(total.dtype).eps
     shares = jnp.where(enough, rest / jnp.where(enough, total, 1.0), jnp.nan)
-    return eqx.tree_at(lambda s: (s.abundances, s.covariance), solution, (shares, None), is_leaf=lambda x: x is None)
+    bound = solution.abundance_bound
+    if bound is not None:
+        bound = bound_of_shares(shares, total[..., 0], bound, summed=1, divided=count - 1)
+    return eqx.tree_at(
+        lambda s: (s.abundances, s.covariance, s.abundance_bound),
+        solution,
+        (shares, None, bound),
+        is_leaf=lambda x: x is None,
+    )
 
 
 def _solve(pixel: Float[Any, " band"], endmembers: Any, *, sum_to_one: bool, bounded: bool) -> Solution:
@@ -196,39 +206,67 @@ def _root(squared: Array) -> Array:
 def _differentiable(
     pixel: Array, problem: Prepared, norm: Array, sum_to_one: bool, bounded: bool
 ) -> tuple[Array, Reduced]:
-    """Abundances with derivatives in the pixel and in ``problem.endmembers``, and the answer they come from."""
-    problem_ = jax.lax.stop_gradient(problem)
-    fixed = jax.lax.stop_gradient((pixel, norm))
-    answer = jax.lax.stop_gradient(solve(problem_, *fixed, sum_to_one=sum_to_one, bounded=bounded))
+    """Abundances with derivatives in the pixel and in the prepared problem, and the answer they come from."""
+    fixed = jax.lax.stop_gradient((problem, pixel, norm))
+    answer = jax.lax.stop_gradient(solve(*fixed, sum_to_one=sum_to_one, bounded=bounded))
+    metric = _Metric(problem.whitener, problem.good, problem.baseline, problem.baseline_map)
+    return _attached(sum_to_one, bounded)(pixel, problem.endmembers, metric, answer.abundances), answer
+
+
+class _Metric(eqx.Module):
+    """What the objective makes of a spectrum before it squares it; the fields are those of `Prepared`."""
+
+    whitener: Array | None
+    good: Array | None
+    baseline: Array | None
+    baseline_map: Array | None
+
+
+@functools.cache
+def _attached(sum_to_one: bool, bounded: bool) -> Any:
+    """The identity of abundances, whose derivatives are those of the minimiser on its support.
+
+    There the gradient ``(aE − y) W Eᵀ`` is constant, so ``da = −H⁻¹ d(gradient)`` with H the Gram matrix of the support
+    (bordered by the sum). H squares the condition number, so all of it is in float64; and it is made of the very
+    endmembers, so that second derivatives follow from the first.
+    """
 
     @jax.custom_jvp
-    def attach(pixel: Array, spectra: Array, abundances: Array, problem: Prepared) -> Array:
-        del pixel, spectra, problem
+    def attached(pixel: Array, spectra: Array, metric: _Metric, abundances: Array) -> Array:
+        del pixel, spectra, metric
         return abundances
 
-    @attach.defjvp
+    @attached.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        pixel, spectra, abundances, problem = primals
+        pixel, spectra, metric, abundances = primals
+        found = attached(*primals)
         inside = abundances > 0 if bounded else jnp.ones_like(abundances, bool)
+        with jax.enable_x64(True):
 
-        def gradient(pixel: Array, spectra: Array) -> Array:
-            error = whiten_and_detrend(problem, matmul(abundances, spectra) - pixel)
-            return jnp.where(inside, matmul(whiten_and_detrend(problem, spectra), error), 0.0)
+            def double(tree: Any) -> Any:
+                return jax.tree.map(
+                    lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+                )
 
-        _, change = jax.jvp(gradient, (pixel, spectra), (tangents[0], tangents[1]))
-        return abundances, _newton(problem, inside, change, sum_to_one)
+            def gradient(pixel: Array, spectra: Array, metric: _Metric) -> Array:
+                error = whiten_and_detrend(metric, matmul(double(found), spectra) - pixel)
+                return jnp.where(inside, matmul(whiten_and_detrend(metric, spectra), error), 0.0)
 
-    return attach(pixel, problem.endmembers, answer.abundances, problem_), answer
+            exact = double((pixel, spectra, metric))
+            _, change = jax.jvp(gradient, exact, double(tuple(tangents[:3])))
+            white = whiten_and_detrend(exact[2], exact[1])
+            answer = _newton(matmul(white, white.T), inside, change, sum_to_one)
+            return found, answer.astype(abundances.dtype)
+
+    return attached
 
 
-def _newton(problem: Prepared, inside: Array, change: Array, sum_to_one: bool) -> Array:
+def _newton(gram: Array, inside: Array, change: Array, sum_to_one: bool) -> Array:
     """How the abundances of the support answer a change of the gradient."""
-    gram = problem.geometry.gram
     count = gram.shape[0]
-    scale = jnp.trace(gram) / count
-    eps = jnp.finfo(gram.dtype).eps
+    scale = jax.lax.stop_gradient(jnp.trace(gram)) / count
     both = inside[:, None] & inside[None, :]
-    matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, eps * scale, scale))
+    matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(inside, jnp.finfo(gram.dtype).eps * scale, scale))
     if not sum_to_one:
         return -solve_symmetric(matrix, change)
     border = scale * inside.astype(gram.dtype)

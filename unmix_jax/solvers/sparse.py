@@ -274,7 +274,13 @@ def _solved(
     def on_supports(dictionary: Dictionary, z: Array, l1: Array, start: State | None) -> State:
         own = {"l1": l1}
         return solve_on_working_sets(
-            dictionary, z.T, lambda part: (part["l1"][:, None], None), own, sum_to_one=sum_to_one, slots=slots, start=start
+            dictionary,
+            z.T,
+            lambda part: (part["l1"][:, None], None),
+            own,
+            sum_to_one=sum_to_one,
+            slots=slots,
+            start=start,
         )
 
     if dtype != jnp.float64:

@@ -31,7 +31,9 @@ CHUNK = 256
 MAX_ROUNDS = 40
 
 
-def first_guess(geometry: Geometry, z: Float[Array, "latent pixel"], sum_to_one: bool) -> Bool[Array, "endmember pixel"]:
+def first_guess(
+    geometry: Geometry, z: Float[Array, "latent pixel"], sum_to_one: bool
+) -> Bool[Array, "endmember pixel"]:
     """Which endmembers each pixel seems to use, for `support_solve`; in the precision of ``z``."""
     return _first_order(geometry, matmul(geometry.factor.T, z), sum_to_one) > 0
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
-from unmix_jax.linalg import matmul, svd, whiten
+from unmix_jax.linalg import matmul, safe_sqrt, svd, whiten
 
 __all__ = ["Geometry", "Prepared", "Region", "polynomial_baseline", "prepare"]
 
@@ -183,6 +183,7 @@ def prepare_for(
             white = white - (white @ inverse) @ _whiten(xp, columns, whitener)
             baseline_map = whiten_adjoint(xp, inverse, whitener)
 
+        white = jax.lax.stop_gradient(white) if traced else white
         factor, basis = factored(white)
         geometry = reduced_problem(xp, factor, () if traced else regions)
         projector = whiten_adjoint(xp, basis, whitener)
@@ -301,7 +302,8 @@ def _whitener(xp: Any, bands: int, weights: Any, covariance: Any) -> tuple[Any, 
         return (factor if good is None else xp.where(good[:, None], factor, 0.0)), good
     if weights is None or weights.dtype == bool or (xp is np and np.isin(weights, (0, 1)).all()):
         return None, good  # a mask: what is zero needs no factor
-    return xp.sqrt(xp.asarray(weights, float)), good
+    weights = xp.asarray(weights, float)
+    return (np.sqrt(weights) if xp is np else safe_sqrt(weights)), good
 
 
 def _whiten(xp: Any, spectra: Any, whitener: Any) -> Any:
@@ -420,8 +422,8 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
     return np.moveaxis(forms, 0, -1), lengths.T
 
 
-def whiten_and_detrend(prepared: Prepared, spectra: Float[Array, "*n band"]) -> Float[Array, "*n band"]:
-    """Spectra as the objective sees them: whitened, good bands only, without what the baseline explains."""
+def whiten_and_detrend(prepared: Any, spectra: Float[Array, "*n band"]) -> Float[Array, "*n band"]:
+    """Spectra as the objective of a `Prepared` sees them: whitened, good bands only, without what the baseline explains."""
     if prepared.good is not None:
         spectra = jnp.where(prepared.good, spectra, 0.0)
     if prepared.baseline is not None and prepared.baseline_map is not None:
