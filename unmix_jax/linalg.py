@@ -161,7 +161,7 @@ def solve_symmetric(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> F
     """``matrix⁻¹ right`` of a symmetric matrix, definite or not."""
 
     def solve(_: Any, right: Array) -> Array:
-        with jax.enable_x64(matrix.dtype == jnp.float64 or jax.config.jax_enable_x64):
+        with jax.enable_x64(matrix.dtype == jnp.float64):
             return _general(matrix, right)
 
     return jax.lax.custom_linear_solve(partial(matmul, matrix), right, solve, symmetric=True)

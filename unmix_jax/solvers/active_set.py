@@ -43,8 +43,8 @@ PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
 NEAR_SIDE = 7.0  # times the noise: three to the sure side of one, three that this may cost another, and one
 ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
-# Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition number
-# of the support; ten units in the last place of float64 were seen.
+# Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition
+# number of the support; ten units in the last place of float64 were seen.
 TABLE_ERROR = 50 * 2.0**-52
 FEW = 256  # pixels of a tile that are projected again in float64; where more are doubtful, the whole tile is
 
@@ -130,8 +130,8 @@ def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) 
     """Bound on the excess objective from the gradient g at ``abundances``, and what the fit explains.
 
     Simplex: the Frank-Wolfe gap ``g·a − min g``. Cone: ``g·a + ‖z‖ max_j (−g_j)₊ / (f_j·u)`` with ``u`` the mean
-    direction of the endmembers, since no fit better than none has ``Σ a_j f_j·u > ‖z‖``; infinite where an endmember has
-    no positive part along ``u`` and its gradient is negative.
+    direction of the endmembers, since no fit better than none has ``Σ a_j f_j·u > ‖z‖``; infinite where an endmember
+    has no positive part along ``u`` and its gradient is negative.
     """
     fit = apply(geometry.factor, abundances)
     gradient = apply(geometry.factor.T, fit - z)
@@ -341,7 +341,8 @@ def _enumerate(region: Region, z: Array, noise: Array, table_error: Array) -> tu
         abundance (infinite: the support is not sure), and the supports that were tried.
     """
     table, lengths = region.table, region.lengths
-    assert table is not None and lengths is not None
+    assert table is not None
+    assert lengths is not None
     count, _, supports = table.shape
 
     columns = list(z)
@@ -386,7 +387,8 @@ def _block_pivot(region: Region, z: Array, noise: Array, table_error: Array) -> 
         As `_enumerate`.
     """
     table, lengths = region.table, region.lengths
-    assert table is not None and lengths is not None
+    assert table is not None
+    assert lengths is not None
     count, width, supports = table.shape
     pixels = z.shape[1]
     bits = (1 << jnp.arange(count, dtype=jnp.int32))[:, None]

@@ -13,8 +13,8 @@ Where every ``m_j = g_j − q T`` of N is positive, therefore
     u ≤ q,   Σ_N a*_j ≤ q² / (4 min m),   f(a) − f(a*) ≤ q²/2,   ‖F_W d_W‖ ≤ q + T q² / (4 min m),
 
 and the abundances of W differ by no more than ``‖F_W d_W‖`` times the lengths of the rows of the pseudo-inverse of F_W.
-That is the condition number times what is left of the pixel, not its square root and not its square. Rounding errors are
-added to q and taken from every gradient. Everything here is in float64, whatever the precision of the pixels.
+That is the condition number times what is left of the pixel, not its square root and not its square. Rounding errors
+are added to q and taken from every gradient. Everything here is in float64, whatever the precision of the pixels.
 """
 
 from typing import Any
@@ -118,7 +118,7 @@ def proved(
     excess, bound, _ = concluded(near, left, sensitivity)
     sizes = slot_sizes(count)
 
-    def turn(state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def turn(state: Any) -> Any:
         threshold, excess, bound, done, turns = state
         near = (abundances > 0) | (gradient <= threshold[:, None])
         many = jnp.sum(near, -1)
@@ -137,7 +137,7 @@ def proved(
         return threshold, jnp.where(wins, new, excess), jnp.where(wins, closer, bound), done, turns + 1
 
     enough = 0.1 * abundance_tolerance(z.dtype)
-    state = (NEARLY * error * reach, excess, bound, (bound <= enough) | ~jnp.isfinite(size), 0)
+    state: Any = (NEARLY * error * reach, excess, bound, (bound <= enough) | ~jnp.isfinite(size), 0)
     unfinished = lambda state: jnp.any(~state[-2]) & (state[-1] < TURNS)  # noqa: E731
     _, excess, bound, _, _ = jax.lax.while_loop(unfinished, turn, state)
     return excess, bound

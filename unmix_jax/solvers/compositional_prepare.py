@@ -81,7 +81,7 @@ def prepare_ncm(
     basis = _span(bent.reshape(-1, bands))
     # of means that the modes span (brightness that varies), rounding alone is left, which points anywhere
     apart = white - center
-    size = np.linalg.norm(apart, 2)
+    size = float(np.linalg.norm(apart, 2))
     for _ in range(2):
         apart = apart - apart @ basis.T @ basis
     basis = np.concatenate([basis, _span(apart, size)])

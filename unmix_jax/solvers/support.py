@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
+from unmix_jax.linalg import inverse as inverse_of
 from unmix_jax.linalg import least, matmul, one_by_one
 from unmix_jax.solvers.certificate import packed, slot_sizes
 from unmix_jax.solvers.tables import Geometry
@@ -96,7 +97,7 @@ def _first_order(geometry: Geometry, target: Array, sum_to_one: bool) -> Array:
     count = target.shape[0]
     penalty = PENALTY * jnp.trace(geometry.gram) / count
     penalty = jnp.where(penalty > 0, penalty, 1.0)
-    inverse = jnp.linalg.inv(geometry.gram + penalty * jnp.eye(count, dtype=target.dtype))
+    inverse = inverse_of(geometry.gram + penalty * jnp.eye(count, dtype=target.dtype))
     fixed = matmul(inverse, target)
     if sum_to_one:  # the equality constraint as part of the quadratic step
         row = jnp.sum(inverse, 0)

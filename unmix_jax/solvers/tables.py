@@ -5,10 +5,11 @@ decomposition of the (whitened, baseline-free) endmembers, ``E = (U F)ᵀ``, the
 ``½‖z − F a‖²`` plus a constant, with ``z = Uᵀ y``: one product per pixel, after which everything has as many
 dimensions as there are endmembers. The error of this reduction grows with the condition number, not its square.
 
-For few endmembers all 2^R supports fit in a table: row ``i`` of support ``S`` is the affine form of ``z`` that
-is the signed distance of ``z`` from the side ``i`` of the polyhedron where ``S`` is optimal: the abundance ``i`` is zero
-there if ``i`` is in ``S``, and the reduced gradient ``i`` otherwise. All normals have length one, so rounding moves all
-distances by the same small amount; an abundance is its distance times a number that says how far rounding moves it.
+For few endmembers all 2^R supports fit in a table. A support ``S`` is optimal for the pixels ``z`` of a polyhedron with
+one side for each endmember: there its abundance is zero if it is in ``S``, and its reduced gradient otherwise. Row
+``i`` of the table gives the distance of ``z`` from side ``i``, negative where ``S`` is not optimal. All normals have
+length one, so rounding changes all distances by the same small amount; an abundance is its distance times a number,
+which also says how far rounding moves it.
 
 Everything is computed in float64. Pixels in float32 use it rounded; the float64 numbers are kept beside
 (``Prepared.exact``) for the pixels that float32 cannot decide.
@@ -226,6 +227,7 @@ def checked(endmembers: Any, weights: Any, noise_covariance: Any, baseline: Any 
         raise ValueError(f"endmembers must be [endmember, band] and not empty, got {np.shape(endmembers)}")
     dtype = jax.dtypes.canonicalize_dtype(getattr(endmembers, "dtype", float))
     dtype = dtype if jnp.issubdtype(dtype, jnp.floating) else jax.dtypes.canonicalize_dtype(float)
+    spectra: Any
     with jax.enable_x64(True):
         if traced:
             spectra = jnp.asarray(jax.lax.stop_gradient(endmembers)).astype(dtype).astype(float)
@@ -423,7 +425,10 @@ def _table(factor: np.ndarray, floor: float, *, sum_to_one: bool) -> tuple[np.nd
 
 
 def whiten_and_detrend(prepared: Any, spectra: Float[Array, "*n band"]) -> Float[Array, "*n band"]:
-    """Spectra as the objective of a `Prepared` sees them: whitened, good bands only, without what the baseline explains."""
+    """Spectra as the objective sees them: whitened, good bands only, without what the baseline explains.
+
+    ``prepared`` is a `Prepared`, or anything with its four fields of the bands.
+    """
     if prepared.good is not None:
         spectra = jnp.where(prepared.good, spectra, 0.0)
     if prepared.baseline is not None and prepared.baseline_map is not None:
