@@ -47,7 +47,7 @@ def choices(draw, name: str, dtype: str) -> dict:
 @over_methods
 def test_no_pixel_claims_more_than_it_has(name, dtype):
     # no shrinking: a smaller problem of another size is compiled again
-    @settings(max_examples=6, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(max_examples=4, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
     @given(choices(name, dtype))
     def law(choice):
         seed = choice.pop("seed")
