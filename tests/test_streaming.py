@@ -602,8 +602,12 @@ for name, unmixer in ways.items():
     counts = (1, 2, 4, 8) if name == "few" else (1, 8)
     found = [unmix(unmixer, pixels, tile=64, devices=jax.devices()[:n]) for n in counts]
     for other in found[1:]:
-        for x, y in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
-            np.testing.assert_array_equal(x, y)
+        # a bound counts rounding errors, which follow the order of sums
+        for name_, x in vars(found[0]).items():
+            if name_ == "abundance_bound" and x is not None:
+                np.testing.assert_allclose(x, other.abundance_bound, rtol=0.2)
+            else:
+                jax.tree.map(np.testing.assert_array_equal, x, getattr(other, name_))
     tiles = Tiles(unmixer, 30, np.dtype(np.float32), 64, devices=jax.devices())
     text = tiles.lowered().compile().as_text()
     assert not re.search("all-reduce|all-gather|all-to-all|collective|reduce-scatter", text), name
