@@ -113,9 +113,7 @@ def test_numbers_per_band():
 @pytest.mark.parametrize("of", [lambda p: p, lambda p: Scene(p.reshape(12, 20, BANDS))], ids=["array", "scene"])
 @pytest.mark.parametrize("estimate", ESTIMATES.values(), ids=ESTIMATES)
 def test_what_nobody_declares_is_left_out_with_the_same_words(estimate, of):
-    words = (
-        f"the value -9999 stands in {len(AT)} of {PIXELS} pixels, and nothing says what it is: these pixels"
-    )
+    words = f"the value -9999 stands in {len(AT)} of {PIXELS} pixels, and nothing says what it is: these pixels"
     with pytest.warns(UserWarning, match=re.escape(words)) as told:
         found = np.asarray(estimate(of(holed(-9999.0))))
     assert "nodata=-9999" in str(told[0].message)
