@@ -59,6 +59,13 @@ def test_no_pixel_claims_more_than_it_has(name, dtype):
     law()
 
 
+def test_a_collinear_member_beside_a_baseline_is_not_left_out():
+    """Certified to 5e-14 and off by 2e-5: what an outside member loses to its neighbour was not counted."""
+    choice = {"library": "collinear", "option": "baseline", "count": 6, "bands": 48, "closeness": 3e-7}
+    for seed in range(4):
+        assert not judged("fcls", problem(np.random.default_rng(seed), "float64", pixels=PIXELS, **choice)).wrong.any()
+
+
 @over_methods
 def test_what_is_well_posed_is_certified(name):
     given = problem(np.random.default_rng(0), "float32", library="mica77", count=6, bands=64, pixels=PIXELS)
