@@ -11,6 +11,7 @@ from solvers.cases import SOLVERS, oracle, scene, spectra
 
 from unmix_jax.solvers import least_squares
 from unmix_jax.solvers.least_squares import polynomial_baseline, prepare
+from unmix_jax.solvers.sparse import lp_sunsal, sunsal
 
 STEP = 1e-6
 ACCURACY = 50  # of the differences, in units of the float64 tolerance
@@ -61,6 +62,78 @@ def test_abundances_forward_and_reverse(name, count, bands):
             assert_close(result[1][i], by_endmembers, scale=ACCURACY)
     active = oracle(name, pixels, endmembers) == 0
     assert active.any() == (name in ("nnls", "fcls"))
+
+
+@over_solvers
+def test_second_derivatives_in_the_endmembers(name):
+    pixels, endmembers = generic(3, 6, 1)
+    weights = jnp.arange(1.0, 4.0)
+
+    def value(endmembers):
+        return jnp.sum(getattr(least_squares, name)(pixels[0], endmembers).abundances * weights)
+
+    slope = jax.jit(jax.grad(value))
+    found = jax.jit(jax.hessian(value))(endmembers)
+    assert np.abs(found).max() > 0.1
+    assert_close(found, differences(lambda e: np.asarray(slope(e)), endmembers), scale=ACCURACY)
+
+
+@over_solvers
+@pytest.mark.parametrize("option", ["weights", "noise_covariance", "baseline"])
+def test_options_of_the_problem(name, option):
+    """Weights, noise and baseline columns have derivatives too."""
+    pixels, endmembers = generic(3, 8, 1)
+    rng = np.random.default_rng(4)
+    slope = np.linspace(-1, 1, 8)
+    start = {
+        "weights": rng.uniform(0.5, 2, 8),
+        "noise_covariance": np.diag(rng.uniform(0.5, 2, 8)) + 0.1,
+        "baseline": np.stack([np.ones(8), slope]),
+    }[option]
+    along = rng.normal(size=start.shape)
+    along = along + along.T if option == "noise_covariance" else along
+
+    @jax.jit
+    def value(amount):
+        prepared = prepare(endmembers, **{option: start + amount * along})
+        return jnp.sum(getattr(least_squares, name)(pixels[0], prepared).abundances * jnp.arange(1.0, 4.0))
+
+    numbers = (float(value(STEP)) - float(value(-STEP))) / (2 * STEP)
+    assert abs(numbers) > 1e-6
+    for derivative in (jax.grad(value)(0.0), jax.jacfwd(value)(0.0)):
+        assert_close(derivative, np.float64(numbers), scale=ACCURACY)
+
+
+@over_solvers
+def test_float32_loses_nothing_of_the_condition(name):
+    """Two alike endmembers, condition number 1000: squared in float32 a tenth of a derivative was lost."""
+    rng = np.random.default_rng(5)
+    endmembers = spectra(rng, 4, 12)
+    endmembers[3] = endmembers[2] + 2e-3 * rng.normal(size=12)
+    pixel = np.array([0.2, 0.3, 0.25, 0.25]) @ endmembers
+    pixel, endmembers = pixel.astype(np.float32), endmembers.astype(np.float32)
+    assert np.linalg.cond(endmembers) > 700
+
+    def total(pixel, endmembers):
+        return jnp.sum(getattr(least_squares, name)(pixel, endmembers).abundances * jnp.arange(1.0, 5.0))
+
+    exact = [np.asarray(x) for x in jax.grad(total, (0, 1))(pixel.astype(float), endmembers.astype(float))]
+    with jax.enable_x64(False):
+        for mode in (jax.grad, jax.jacfwd):
+            found = [np.asarray(x) for x in mode(total, (0, 1))(jnp.asarray(pixel), jnp.asarray(endmembers))]
+            assert all(x.dtype == np.float32 for x in found)
+            for x, y in zip(found, exact, strict=True):
+                assert np.abs(x - y).max() < 1e-3 * np.abs(y).max()
+
+
+@pytest.mark.parametrize("solver", [sunsal, lambda y, e: lp_sunsal(y, e, lp=1e-3)])
+def test_what_has_no_derivatives_says_so(solver):
+    pixels, endmembers = generic(3, 6, 1)
+    for mode in (jax.grad, jax.jacfwd):
+        with pytest.raises(TypeError, match="no derivatives"):
+            mode(lambda y: jnp.sum(solver(y, endmembers).abundances))(jnp.asarray(pixels[0]))
+        with pytest.raises(TypeError, match="no derivatives"):
+            mode(lambda e: jnp.sum(solver(pixels[0], e).abundances))(jnp.asarray(endmembers))
 
 
 @over_solvers

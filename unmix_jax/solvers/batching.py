@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["batched", "check_pixel"]
+__all__ = ["batched", "check_pixel", "without_derivatives"]
 
 
 def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
@@ -43,6 +43,32 @@ def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
         return answer, jax.tree.map(lambda _: True, answer)
 
     return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
+
+
+def without_derivatives(solver: str, inputs: Any) -> Any:
+    """The same arrays, which refuse to be differentiated: a derivative of zero, or of some steps of a loop, is wrong.
+
+    Args:
+        solver: its name, for the message.
+        inputs: a pytree of all that the answer depends on.
+
+    Raises:
+        TypeError: where the answer is differentiated.
+    """
+    arrays, rest = eqx.partition(inputs, eqx.is_inexact_array)
+
+    @jax.custom_jvp
+    def same(arrays: Any) -> Any:
+        return arrays
+
+    @same.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise TypeError(
+            f"{solver} has no derivatives; take nnls, fcls or invert, which have them, "
+            "or hand over jax.lax.stop_gradient(pixel) where none is wanted"
+        )
+
+    return eqx.combine(same(arrays), rest)
 
 
 def check_pixel(pixel: Any, bands: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
+from unmix_jax.solvers.batching import without_derivatives
 from unmix_jax.solvers.group_penalty import PAUSE, group_tolerance, longer, newton_share
 from unmix_jax.solvers.sparse import PreparedLibrary, penalty_weight, prepare_sparse
 from unmix_jax.solvers.tableau import dense, stiffness_of
@@ -59,6 +60,7 @@ def clsunsal(
         wanted = problem.endmembers.shape[1]
         raise ValueError(f"clsunsal takes a scene of [pixel, {wanted} bands] for this library, got {np.shape(pixels)}")
     pixels = jnp.asarray(pixels, jnp.result_type(pixels.dtype, problem.endmembers.dtype))
+    problem, pixels = without_derivatives("clsunsal", (problem, pixels))
     if problem.good is not None:
         pixels = jnp.where(problem.good, pixels, 0.0)
     l21 = penalty_weight("l21", l21, pixels.dtype)

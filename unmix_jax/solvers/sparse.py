@@ -4,7 +4,7 @@ Supports are searched in the precision of the pixels and solved in float64: memb
 certified abundances that were off by up to 0.6.
 
 Each takes one pixel and the library and returns a `Solution`; batch with ``unmix`` or ``jax.vmap``. Wherever the
-library stands, an array or what `prepare_sparse` made of it may be passed. They have no derivatives.
+library stands, an array or what `prepare_sparse` made of it may be passed. They have no derivatives, and say so.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from unmix_jax.linalg import matmul, squared_norm
-from unmix_jax.solvers.batching import batched, check_pixel
+from unmix_jax.solvers.batching import batched, check_pixel, without_derivatives
 from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tableau import Dictionary, dense
@@ -342,6 +342,7 @@ def taken(pixel: Any, library: Any) -> tuple[PreparedLibrary, Array]:
     problem = library if isinstance(library, PreparedLibrary) else prepare_sparse(library)
     check_pixel(pixel, problem.endmembers.shape[1])
     pixel = jnp.asarray(pixel, jnp.result_type(pixel.dtype, problem.endmembers.dtype))
+    problem, pixel = without_derivatives("a sparse solver (sunsal, lp_sunsal, bundle_fcls)", (problem, pixel))
     return problem, pixel if problem.good is None else jnp.where(problem.good, pixel, 0.0)
 
 

@@ -186,6 +186,8 @@ def prepare_for(
 
         white = jax.lax.stop_gradient(white) if traced else white
         factor, basis = factored(white)
+        if columns is not None:  # the weakest direction keeps some of the baseline by rounding
+            basis = basis - inverse @ (_whiten(xp, columns, whitener) @ basis)
         geometry = reduced_problem(xp, factor, () if traced else regions)
         projector = whiten_adjoint(xp, basis, whitener)
         unit = power_of_two(xp, xp.sqrt((factor**2).sum(0)).max())
