@@ -456,3 +456,20 @@ def test_errors_while_reading_reach_the_caller():
 
     with pytest.raises(OSError, match="the file ends here"):
         unmix(toy(), Torn(), tile=16)
+
+
+@pytest.mark.parametrize("unit", [1e-22, 1e-12, 1e12, 1e20])
+def test_no_unit_is_too_small_or_too_large(unit):
+    """Squares of such pixels are zero or infinite in float32; they are unmixed all the same."""
+    rng = np.random.default_rng(0)
+    endmembers = rng.uniform(0.2, 0.8, (4, 30))
+    truth = rng.dirichlet(np.ones(4), 12)
+    pixels = (truth @ endmembers * unit).astype(np.float32)
+    pixels[3] = 0
+    solution = unmix(eqx.Partial(fcls, endmembers=prepare((endmembers * unit).astype(np.float32))), pixels)
+    there = np.arange(12) != 3
+    assert np.array_equal(solution.converged, there)
+    assert np.abs(solution.abundances - truth)[there].max() < 1e-4
+    assert np.isnan(solution.abundances[3]).all()
+    rms = np.sqrt(np.mean((pixels.astype(float) - solution.abundances.astype(float) @ endmembers * unit) ** 2, 1))
+    assert np.all(solution.residual[there] <= rms[there] + 1e-5 * unit)

@@ -209,6 +209,12 @@ def _tile(
     # one read tells NaN, infinity and all zero; it is the very sum that least squares needs, so it costs nothing
     size = jax.vmap(squared_norm)(pixels)
     valid = jnp.isfinite(size) & (size > 0)
+
+    def looked_at() -> Array:
+        """Band by band: squares of very small pixels are zero, and of very large ones infinite."""
+        return jnp.all(jnp.isfinite(pixels), -1) & jnp.any(pixels != 0, -1)
+
+    valid = jax.lax.cond(jnp.all(valid), lambda: valid, looked_at)
     for mark in nodata:
         missing = pixels == mark
         valid &= ~jnp.any(missing if good is None else missing & good, -1)

@@ -93,11 +93,12 @@ def prepare_sparse(
         sensitivity = xp.where(full & (singular.min() > 0), 1 / xp.where(singular > 0, singular, 1.0).min(), xp.inf)
 
         def dictionary(unit: Any, dtype: Any) -> Dictionary:
-            return Dictionary(
-                factor=jnp.asarray(factor / unit, dtype),
-                reach=jnp.asarray(reach / unit, dtype),
-                gram=jnp.asarray(factor.T @ factor / unit**2, dtype) if len(white) <= SMALL else None,
-            )
+            with np.errstate(over="ignore"):  # infinite squares: only where supports are guessed
+                return Dictionary(
+                    factor=jnp.asarray(factor / unit, dtype),
+                    reach=jnp.asarray(reach / unit, dtype),
+                    gram=jnp.asarray(factor.T @ factor / unit**2, dtype) if len(white) <= SMALL else None,
+                )
 
         return PreparedLibrary(
             endmembers=kept(library, good, dtype),

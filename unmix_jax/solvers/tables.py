@@ -194,7 +194,8 @@ def prepare_for(
         exact = eqx.tree_at(lambda g: g.unit, reduced_problem(xp, factor / unit), unit)
 
         def cast(tree: Any, dtype: Any = dtype) -> Any:
-            return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
+            with np.errstate(over="ignore"):  # infinite squares: such pixels are solved in float64
+                return jax.tree.map(lambda x: jnp.asarray(x) if x.dtype == bool else jnp.asarray(x, dtype), tree)
 
         return Prepared(
             endmembers=kept(endmembers, good, dtype),
