@@ -142,7 +142,7 @@ class Pipeline:
             except BaseException:
                 for _, solving in self._flying:
                     solving.cancel()
-                for _ in coming:  # whoever waits for a buffer shall not wait for ever
+                for _ in coming:  # the reader may be waiting for a buffer: give it one, so that it ends
                     self._free.put(np.empty(size, self.tiles.dtype))
                 raise
         if self._untold:

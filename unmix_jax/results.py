@@ -345,7 +345,7 @@ def read_results(folder: str | Path, *, every: int = 1) -> Results:
 
     Args:
         folder: the folder of the run.
-        every: of rows and columns, take each so-manieth: of a scene that is larger than memory.
+        every: step between the rows and columns that are read; more than 1 for a scene that is larger than memory.
 
     Returns:
         The run.
@@ -391,7 +391,7 @@ class Tally(NamedTuple):
 
     @classmethod
     def of(cls, solution: Solution, every: int) -> "Tally":
-        """Of a solution; of its gaps and bounds, each so-manieth."""
+        """Counts of a solution; its gaps and bounds are kept with a step of `every`."""
         leaves = (
             solution.gap, solution.residual, solution.converged, solution.steps, solution.unique,
             solution.abundance_bound,

@@ -77,7 +77,7 @@ def grid(
     rows = -(-count // columns)
     width = panel or {1: 3.3, 2: 3.0, 3: 2.35}.get(columns, 1.85)
     shown = min(max(aspect, 0.25), 2.5)
-    width = min(width, 3.6 / shown)  # a tall scene shall not be taller than a screen
+    width = min(width, 3.6 / shown)  # so that the figure of a tall scene fits on a screen
     height, head, right = width * shown, 0.3, 0.95 if bar else 0.1
     top = 0.3 if title else 0.0
     total_w = max(0.1 + columns * (width + 0.12) + right, 2.6)  # a title fits over one narrow panel

@@ -407,7 +407,7 @@ def _thin(image: np.ndarray) -> np.ndarray:
 
 
 def _place(scene: Scene, place: Sequence[Any], every: int, room: float, told: str) -> str:
-    """Where a pixel of a thinned scene is in the whole one, in words, and what is told of it."""
+    """Text with the place of a pixel in the whole scene, of which each `every`-th row and column is shown."""
     numbers = [every * int(k) for k in place]
     if len(numbers) == 2:
         return f"row {numbers[0]}, column {numbers[1]}, {told}"

@@ -219,7 +219,7 @@ def _weighted(endmembers: PreparedCompositional, seen: dict[str, Array]) -> Any:
         here, half = view.weighted(part["unknown"], {name: part[name] for name in data})
         gap = first_order_gap(part["unknown"], here, region)
         step = quadratic_step(part["unknown"], here.gradient, here.curvature, jnp.zeros_like(gap), region)
-        slow = gap > SLOW * part["gap"]  # it goes to and fro
+        slow = gap > SLOW * part["gap"]  # the steps are too long and overshoot
         share = jnp.where(slow, jnp.maximum(0.5 * part["share"], SHORTEST), jnp.minimum(1.2 * part["share"], 1))
         # where noise is far below the pixel, a gap that is nothing beside it is still many standard deviations
         moved = jnp.max(jnp.abs(step), 0)
