@@ -24,7 +24,8 @@ from unmix_jax.solvers.synthesis_simplex import frank_wolfe_gap
 
 each_solver = pytest.mark.parametrize("solver", SOLVERS)
 each_prepared = pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "alternating"])
-SPECTRA = np.array(scaled().endmembers)
+# In steps that float32 holds exactly, also after halving: what depends on others does so without rounding.
+SPECTRA = np.round(np.array(scaled().endmembers) * 4096) / 4096
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def check_simplex(found):
 
 # Libraries that are hard to tell apart.
 
-FLAT, BLACK = np.full(len(BANDS), 0.93), np.ones(len(BANDS))
+FLAT, BLACK = np.full(len(BANDS), 0.9375), np.ones(len(BANDS))
 LIBRARIES = {  # spectra, whether abundances are unique, sums of them that are, and the least share that is certified
     "plain": ([*SPECTRA], True, np.eye(5), 0.7),
     "zero contrast": ([*SPECTRA[:4], FLAT], True, np.eye(5), 0.7),
@@ -95,7 +96,10 @@ def test_zero_contrast_duplicate_and_collinear_endmembers(solver, name):
         assert np.isfinite(found.covariance).all()
         assert np.all(found.unique == unique)
         assert found.fitted["chi2"].max() < 2
-        if unique or solver != "posterior":  # forty sweeps are too few to try both of two that are the same
+        if solver == "posterior":  # forty sweeps are too few for means and deviations, and it says so
+            small = found.fitted["presence_error"].max(1) <= 0.025
+            assert not np.any(found.converged & ~small)
+        else:
             assert found.converged.mean() > certified  # float32 cannot for the others, and says so
 
 

@@ -103,6 +103,10 @@ def _many(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
     def many(
         projector: Array, geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, norms: Array
     ) -> Reduced:
+        if not len(pixels):  # chunks of nothing have no size
+            nothing = jnp.zeros(0, pixels.dtype)
+            empty = jnp.zeros((0, geometry.factor.shape[1]), pixels.dtype)
+            return Reduced(empty, jnp.zeros(0, jnp.int32), nothing, nothing, nothing)
         # the barriers keep the transposes out of the products with the bands, which they would slow down
         z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
         answer = batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)
@@ -162,10 +166,15 @@ def _linear(
         def balanced(abundances: Array) -> Array:
             return abundances - (over(jnp.add, abundances) - 1) / len(abundances) if sum_to_one else abundances
 
+        # Abundances sum to one up to rounding only, and the pseudo-inverse would multiply what that leaves of the mean
+        # endmember by the condition number: what is left is taken from the mean on.
+        middle = jnp.mean(geometry.factor, 1) * (1.0 if sum_to_one else 0.0)
+        fit_of = functools.partial(affine, geometry.factor - middle[:, None], offset=middle)
+
         abundances = balanced(affine(region.linear, z, region.offset))
         # once more from what is left: the pseudo-inverse loses the condition number twice
-        abundances = balanced(abundances + apply(region.linear, z - apply(geometry.factor, abundances)))
-        fit = apply(geometry.factor, abundances)
+        abundances = balanced(abundances + apply(region.linear, z - fit_of(abundances)))
+        fit = fit_of(abundances)
         left = apply(region.plane.T, z - fit)
         steps = jnp.ones(z.shape[1], jnp.int32)
         size = jnp.sqrt(norms) + _longest(geometry) * jnp.maximum(over(jnp.add, jnp.abs(abundances)), 1.0)

@@ -199,6 +199,7 @@ def _chain(gram: Array, weights: Array, chances: Array, state: Array, sweeps: in
     squares = squares - 2 * mean * means + mean**2  # about the mean of all
     error = _standard_error(jnp.stack([means, squares, of_batch[:, 2]]))
     wide = deviation > 0
+    never = 1 / (1 + counted * looks * moves * chances) if count > 1 else nothing  # one alone is certain
     return {
         "state": total["state"],
         "mean": jnp.where(presence > 0, jnp.maximum(state + mean, 0), 0.0),
@@ -207,7 +208,7 @@ def _chain(gram: Array, weights: Array, chances: Array, state: Array, sweeps: in
         "mean_error": error[0],
         "deviation_error": jnp.where(wide, 0.5 * error[1] / jnp.where(wide, deviation, 1.0), 0.0),
         # what never came in so many turns is not known to be absent better than that
-        "presence_error": jnp.maximum(error[2], 1 / (1 + counted * looks * moves * chances)),
+        "presence_error": jnp.maximum(error[2], never),
     }
 
 
