@@ -216,8 +216,14 @@ def _tile(
 
     valid = jax.lax.cond(jnp.all(valid), lambda: valid, looked_at)
     for mark in nodata:
-        missing = pixels == mark
-        valid &= ~jnp.any(missing if good is None else missing & good, -1)
+
+        def unmarked(mark: Array = mark) -> Array:
+            missing = pixels == mark
+            return ~jnp.any(missing if good is None else missing & good, -1)
+
+        # another read only where the sum of squares leaves room for the mark, up to rounding
+        room = valid & (size >= 0.99 * mark**2)
+        valid &= jax.lax.cond(jnp.any(room), unmarked, lambda: jnp.ones_like(valid))
     if key is None:
         return jax.vmap(unmixer)(pixels), valid
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)

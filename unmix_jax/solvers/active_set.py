@@ -26,12 +26,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import matmul
+from unmix_jax.solvers.batching import batched_operation
 from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
 from unmix_jax.solvers.lanes import affine, apply, inner, over, stacked
 from unmix_jax.solvers.pivoting import pivot_solve
 from unmix_jax.solvers.support import first_guess, support_solve
 from unmix_jax.solvers.tables import Geometry, Prepared, Region
-from unmix_jax.solvers.worklist import State, work_off
+from unmix_jax.solvers.worklist import State, first, work_off
 
 __all__ = ["Reduced", "abundance_tolerance", "rounding", "solve", "tolerance"]
 
@@ -46,7 +47,6 @@ ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
 # Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition
 # number of the support; ten units in the last place of float64 were seen.
 TABLE_ERROR = 50 * 2.0**-52
-FEW = 256  # pixels of a tile that are projected again in float64; where more are doubtful, the whole tile is
 
 
 class Reduced(eqx.Module):
@@ -90,48 +90,37 @@ def solve(
         bounded: whether abundances may not be negative.
     """
     parts = problem.projector, problem.geometry, problem.exact_projector, problem.exact
-    answer = _many(sum_to_one, bounded)(*parts, pixel[None], norm[None])
-    return jax.tree.map(lambda x: x[0], answer)
+    return _operation(sum_to_one, bounded)(parts, pixel, norm)
 
 
 @functools.cache
-def _many(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
-    """The batch solver of one feasible set; ``vmap`` over it flattens into one larger batch."""
+def _operation(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
+    """The solver of one feasible set, for one pixel; ``vmap`` makes one larger batch."""
     batch = _bounded if bounded else _linear
 
-    @jax.custom_batching.custom_vmap
-    def many(
-        projector: Array, geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, norms: Array
-    ) -> Reduced:
+    def many(parts: Any, pixels: Array, norms: Array) -> Reduced:
+        projector, geometry, exact_projector, exact = parts
         if not len(pixels):  # chunks of nothing have no size
             nothing = jnp.zeros(0, pixels.dtype)
             empty = jnp.zeros((0, geometry.factor.shape[1]), pixels.dtype)
             return Reduced(empty, jnp.zeros(0, jnp.int32), nothing, nothing, nothing)
-        # the barriers keep the transposes out of the products with the bands, which they would slow down
+        # the barrier keeps the transpose out of the product with the bands, which it would slow down
         z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
-        answer = batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)
-        return jax.lax.optimization_barrier(answer)
+        return batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)
 
-    @many.def_vmap
-    def _(axis_size: int, in_batched: Any, *operands: Any) -> Any:
-        if any(jax.tree.leaves(in_batched[:-2])):  # every pixel has its own endmembers: nothing to share
-            axes = jax.tree.map(lambda batched: 0 if batched else None, list(in_batched))
-            answer = jax.vmap(many.fun, axes)(*operands)
-        else:
-            full = [
-                jnp.asarray(x) if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
-                for x, batched in zip(operands[-2:], in_batched[-2:], strict=True)
-            ]
-            pixels, norms = full
-            answer = many(*operands[:-2], pixels.reshape(-1, pixels.shape[-1]), norms.reshape(-1))
-            answer = jax.tree.map(lambda x: x.reshape(*norms.shape, *x.shape[1:]), answer)
-        return answer, jax.tree.map(lambda _: True, answer)
+    def outline(parts: Any, pixel: Any, norm: Any) -> Any:
+        def one() -> Reduced:
+            number = jnp.zeros((), norm.dtype)
+            abundances = jnp.zeros(parts[1].factor.shape[1], pixel.dtype)
+            return Reduced(abundances, jnp.zeros((), jnp.int32), number, number, number)
 
-    return many
+        return jax.eval_shape(one)
+
+    return batched_operation("least_squares", many, outline)
 
 
-def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) -> tuple[Array, Array]:
-    """Bound on the excess objective from the gradient g at ``abundances``, and what the fit explains.
+def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) -> tuple[Array, Array, Array]:
+    """Bound on the excess objective from the gradient g at ``abundances``, what the fit explains, and what it leaves.
 
     Simplex: the Frank-Wolfe gap ``g·a − min g``. Cone: ``g·a + ‖z‖ max_j (−g_j)₊ / (f_j·u)`` with ``u`` the mean
     direction of the endmembers, since no fit better than none has ``Σ a_j f_j·u > ‖z‖``; infinite where an endmember
@@ -139,14 +128,14 @@ def _certify(geometry: Geometry, z: Array, abundances: Array, sum_to_one: bool) 
     """
     fit = apply(geometry.factor, abundances)
     gradient = apply(geometry.factor.T, fit - z)
-    explained = inner(2 * z - fit, fit)
+    explained, left = inner(2 * z - fit, fit), jnp.sqrt(inner(fit - z, fit - z))
     slack = inner(gradient, abundances)
     if sum_to_one:
-        return jnp.maximum(slack - over(jnp.minimum, gradient), 0), explained
+        return jnp.maximum(slack - over(jnp.minimum, gradient), 0), explained, left
     reach = geometry.reach[:, None]
     steepness = jnp.where(reach > 0, -gradient / jnp.where(reach > 0, reach, 1.0), jnp.inf)
     downhill = over(jnp.maximum, jnp.where(gradient < 0, steepness, 0.0))
-    return jnp.maximum(slack, 0) + jnp.sqrt(inner(z, z)) * downhill, explained
+    return jnp.maximum(slack, 0) + jnp.sqrt(inner(z, z)) * downhill, explained, left
 
 
 def _relative(excess: Array, norms: Array) -> Array:
@@ -205,7 +194,7 @@ def _within(found: Reduced, norms: Array, largest: Any) -> Array:
     """Whether gap and bound are within tolerance, and may be trusted: squares of very small pixels are zero."""
     info = jnp.finfo(found.bound.dtype)
     near = found.bound <= 0.99 * abundance_tolerance(info.dtype) * largest
-    return near & (found.gap <= 0.5 * tolerance(info.dtype)) & (norms > float(info.tiny) / float(info.eps) ** 2)
+    return near & ~(found.gap > 0.5 * tolerance(info.dtype)) & (norms > float(info.tiny) / float(info.eps) ** 2)
 
 
 def _rounded(precise: Reduced, unit: Array, dtype: Any) -> Reduced:
@@ -241,25 +230,31 @@ def _bounded(
     abundances, lengths, errors, steps = kernel(region, z, noise, TABLE_ERROR * longest * (length + longest))
     if sum_to_one:
         abundances = abundances / over(jnp.add, abundances)
-    excess, explained = _certify(geometry, z, abundances, sum_to_one)
+    excess, explained, left = _certify(geometry, z, abundances, sum_to_one)
     largest = 1.0 if sum_to_one else jnp.maximum(over(jnp.maximum, abundances), 1.0)
     reduction = TABLE_ERROR * (length + longest * jnp.maximum(over(jnp.add, abundances), 1.0))
-    bound = (errors + reduction) * lengths + float(jnp.finfo(dtype).eps) * largest
+    # The fit of the minimiser is the nearest to the pixel of all fits, and to go there from two pixels brings them no
+    # further apart: from this pixel and from this fit, which is its own nearest. Exact fits are proved so, such as pure
+    # pixels, which lie on the side of many supports.
+    near = region.sensitivity * (left + noise + reduction)
+    bound = jnp.minimum((errors + reduction) * lengths, near) + float(jnp.finfo(dtype).eps) * largest
     found = Reduced(abundances.T, steps, _relative(excess, norms), explained, bound)
-    skip = _within(found, norms, largest) | hopeless
+    # masked pixels and those that fill a tile are zero: nothing of theirs rounds, and they have no relative gap
+    nothing = (over(jnp.maximum, jnp.abs(z)) == 0) & (norms == 0) & (longest > float(jnp.finfo(dtype).tiny) ** 0.5)
+    skip = _within(found, jnp.where(nothing, jnp.inf, norms), largest) | hopeless
 
     def again() -> Reduced:
         """The pixels that are not to be skipped, in float64, a few at a time."""
         with jax.enable_x64(True):
-            precise = _projected(pixels, exact_projector, ~skip)
             total = len(skip)
             size = min(DOUBTFUL_CHUNK, total)
-            doubtful = jnp.nonzero(~skip, size=-(-total // size) * size, fill_value=total)[0]
+            places, precise = _projected(pixels, exact_projector, ~skip, size)
 
             def more(state: Any) -> Any:
                 turn, found = state
-                rows = jax.lax.dynamic_slice(doubtful, (turn * size,), (size,))
-                z, inside = precise.at[rows].get(mode="clip").T, (found.abundances > 0).at[rows].get(mode="clip").T
+                rows = jax.lax.dynamic_slice(places, (turn * size,), (size,))
+                z = jax.lax.dynamic_slice(precise, (turn * size, 0), (size, precise.shape[1])).T
+                inside = (found.abundances > 0).at[rows].get(mode="clip").T
                 energies = _energies(norms.at[rows].get(mode="clip"), z, exact)
                 new = _precisely(exact, z, energies, inside, rows == total, sum_to_one)
                 new = _rounded(new, exact.unit, dtype)
@@ -307,28 +302,35 @@ def _precisely(exact: Geometry, z: Array, norms: Array, inside: Array, skip: Arr
     return Reduced(abundances.T, state["steps"], state["gap"], state["explained"], state["bound"])
 
 
-def _projected(pixels: Array, projector: Array, wanted: Array) -> Float[Array, "pixel latent"]:
-    """Pixels in the reduced space, in float64; what is not wanted may be zero."""
-    count = len(pixels)
-    number = jnp.sum(wanted)
+def _projected(
+    pixels: Array, projector: Array, wanted: Array, size: int
+) -> tuple[Int[Array, " place"], Float[Array, "place latent"]]:
+    """Places of the pixels that are wanted, one after the other, and these pixels in the reduced space, in float64.
 
-    def few() -> Array:
-        rows = jnp.nonzero(wanted, size=min(FEW, count), fill_value=count)[0]
-        some = matmul(pixels.at[rows].get(mode="clip").astype(projector.dtype), projector)
-        return jnp.zeros((count, projector.shape[1]), projector.dtype).at[rows].set(some, mode="drop")
+    Where there are no more than `size`, only they are converted and multiplied.
+    """
+    count, latent = len(pixels), projector.shape[1]
+    room = -(-count // size) * size
 
-    def every() -> Array:
-        return matmul(pixels.astype(projector.dtype), projector)
+    def few() -> tuple[Array, Array]:
+        places = first(wanted, size)
+        some = matmul(pixels.at[places].get(mode="clip").astype(projector.dtype), projector)
+        empty = jnp.zeros((room - size, latent), projector.dtype)
+        return jnp.concatenate([places, jnp.full(room - size, count, jnp.int32)]), jnp.concatenate([some, empty])
 
-    if count <= FEW:
+    def every() -> tuple[Array, Array]:
+        places = first(wanted, room)
+        return places, matmul(pixels.astype(projector.dtype), projector).at[places].get(mode="clip")
+
+    if count <= size:
         return every()
-    return jax.lax.cond(number <= FEW, few, every)  # no loop: it would copy the pixels
+    return jax.lax.cond(jnp.sum(wanted) <= size, few, every)  # no loop: it would copy the pixels
 
 
 def _judged(exact: Geometry, sum_to_one: bool, chunk: State) -> State:
     """Gap, bound and what the fit explains, of abundances in float64."""
     z, abundances = chunk["z"], chunk["abundances"]
-    excess, explained = _certify(exact, z, abundances, sum_to_one)
+    excess, explained, _ = _certify(exact, z, abundances, sum_to_one)
     sensitivity = (exact.simplex if sum_to_one else exact.cone).sensitivity * len(abundances) ** 0.5
     sharp, bound = proved(exact.factor, exact.gram, z.T, abundances.T, 0.0, sum_to_one, sensitivity)
     gap = _relative(jnp.minimum(excess, sharp), chunk["norms"])

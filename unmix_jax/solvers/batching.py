@@ -1,14 +1,18 @@
 """The contract of one pixel: what a solver takes, and how a function of many pixels becomes one of a single pixel."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import batching, mlir
+from jaxtyping import Array
 
-__all__ = ["batched", "check_pixel", "without_derivatives"]
+__all__ = ["batched", "batched_operation", "check_pixel", "without_derivatives"]
 
 
 def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
@@ -43,6 +47,64 @@ def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
         return answer, jax.tree.map(lambda _: True, answer)
 
     return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
+
+
+def batched_operation(name: str, function: Callable[..., Any], outline: Callable[..., Any]) -> Callable[..., Any]:
+    """`batched` as one operation of JAX: ``operation(shared, *own)`` of one pixel, traced once.
+
+    `batched` traces its function for one pixel, to know what it returns, and again for all. This asks `outline`, and
+    traces when the program is compiled: half of the time before the compiler begins. There are no derivatives.
+
+    Args:
+        name: in programs as they are printed.
+        function: as of `batched`, of pytrees of arrays.
+        outline: from the same arguments, of one pixel, to a pytree of `jax.ShapeDtypeStruct` of its answer.
+    """
+    operation = jax.extend.core.Primitive(name)
+    operation.multiple_results = True
+
+    def flat(*leaves: Array, structure: Any, pixel_leaves: int) -> list[Array]:
+        # the barriers keep transposes out of the products with the bands, which they would slow down
+        own = jax.lax.optimization_barrier(leaves[-pixel_leaves:])
+        shared, own = jax.tree.unflatten(structure, [*leaves[:-pixel_leaves], *own])
+        return jax.lax.optimization_barrier(jax.tree.leaves(function(shared, *own)))
+
+    @functools.cache
+    def compiled(**options: Any) -> Any:
+        return jax.jit(functools.partial(flat, **options))
+
+    def rule(leaves: Any, axes: Any, *, structure: Any, pixel_leaves: int) -> Any:
+        options = {"structure": structure, "pixel_leaves": pixel_leaves}
+        size = next(x.shape[axis] for x, axis in zip(leaves, axes, strict=True) if axis is not None)
+        common = axes[:-pixel_leaves]
+        if any(axis is not None for axis in common):  # every pixel has its own endmembers
+            answers = jax.vmap(functools.partial(flat, **options), axes)(*leaves)
+            return answers, [0] * len(answers)
+        own = [
+            jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
+            for x, axis in zip(leaves[-pixel_leaves:], axes[-pixel_leaves:], strict=True)
+        ]
+        merged = [x.reshape(-1, *x.shape[2:]) for x in own]
+        answers = operation.bind(*leaves[:-pixel_leaves], *merged, **options)
+        return [x.reshape(size, -1, *x.shape[1:]) for x in answers], [0] * len(answers)
+
+    @operation.def_abstract_eval
+    def _(*leaves: Any, structure: Any, pixel_leaves: int) -> Any:
+        pixels = leaves[-1].shape[0]
+        own = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves[-pixel_leaves:]]
+        shared, own = jax.tree.unflatten(structure, [*leaves[:-pixel_leaves], *own])
+        return [jax.core.ShapedArray((pixels, *x.shape), x.dtype) for x in jax.tree.leaves(outline(shared, *own))]
+
+    operation.def_impl(lambda *leaves, **options: compiled(**options)(*leaves))
+    batching.primitive_batchers[operation] = rule
+    mlir.register_lowering(operation, mlir.lower_fun(flat, multiple_results=True))
+
+    def call(shared: Any, *own: Any) -> Any:
+        leaves, structure = jax.tree.flatten((shared, jax.tree.map(lambda x: x[None], own)))
+        answers = operation.bind(*leaves, structure=structure, pixel_leaves=len(jax.tree.leaves(own)))
+        return jax.tree.unflatten(jax.tree.structure(outline(shared, *own)), [x[0] for x in answers])
+
+    return call
 
 
 def without_derivatives(solver: str, inputs: Any) -> Any:

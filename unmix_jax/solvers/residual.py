@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
+from unmix_jax.solvers.worklist import first
 
 __all__ = ["squared_residual"]
 
@@ -71,7 +72,7 @@ def _(axis_size: int, in_batched: list[bool], *operands: Any) -> tuple[Array, bo
     doubtful = jnp.sum(~trusted)
 
     def some() -> Array:
-        rows = jnp.nonzero(~trusted, size=min(FEW, axis_size), fill_value=axis_size)[0]
+        rows = first(~trusted, min(FEW, axis_size))
         near = pixels.at[rows].get(mode="clip"), abundances.at[rows].get(mode="clip")
         return estimate.at[rows].set(_measured(*near, endmembers), mode="drop")
 

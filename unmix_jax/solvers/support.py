@@ -81,12 +81,14 @@ def support_solve(
         needed = jnp.max(jnp.where(part["done"], 0, jnp.sum(part["inside"], 0)))
         return jax.lax.switch(jnp.searchsorted(jnp.asarray(sizes), needed), branches, part)
 
-    # pixels of like support sizes share a chunk
-    order = jnp.argsort(jnp.sum(inside, 0))
-    state = {name: x[..., order] for name, x in state.items()}
+    order = jnp.argsort(jnp.sum(inside, 0)) if pixels > CHUNK else None  # like sizes of support share a chunk
+    if order is not None:
+        state = {name: x[..., order] for name, x in state.items()}
     state = work_off(advance, state, chunk=CHUNK, max_rounds=MAX_ROUNDS, constant=("z", "target"))
-    back = jnp.argsort(order)
-    return jnp.maximum(state["abundances"], 0)[:, back], state["steps"][back], state["done"][back]
+    if order is not None:
+        back = jnp.argsort(order)
+        state = {name: x[..., back] for name, x in state.items()}
+    return jnp.maximum(state["abundances"], 0), state["steps"], state["done"]
 
 
 def _first_order(geometry: Geometry, target: Array, sum_to_one: bool) -> Array:
