@@ -223,7 +223,7 @@ def _tile(
 
         # another read only where the sum of squares leaves room for the mark, up to rounding
         room = valid & (size >= 0.99 * mark**2)
-        valid &= jax.lax.cond(jnp.any(room), unmarked, lambda: jnp.ones_like(valid))
+        valid &= jax.lax.cond(jnp.any(room), unmarked, lambda room=room: jnp.ones_like(room))
     if key is None:
         return jax.vmap(unmixer)(pixels), valid
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
