@@ -55,7 +55,11 @@ def test_vmap_is_a_loop_and_the_tile_does_not_matter(solver, kind):
     pixels = scene(kind)[0][:9]
     unmixer = eqx.Partial(SOLVERS[solver], endmembers=prepared(kind))
     many, alone = solved(solver, kind), unmix(unmixer, pixels, tile=1)
-    np.testing.assert_allclose(alone.abundances, many.abundances[:9], atol=2e-4)
+    # the other ends where a step gains less than a thousandth, which rounding decides
+    near = {"marginal": 2e-4, "map": 1e-3}[solver]
+    np.testing.assert_allclose(alone.abundances, many.abundances[:9], atol=near)
+    if solver == "map":
+        np.testing.assert_allclose(alone.fitted["objective"], many.fitted["objective"][:9], rtol=1e-4)
     np.testing.assert_allclose(alone.residual, many.residual[:9], rtol=1e-2)
     if solver == "marginal":  # the other one takes long to compile
         one = eqx.filter_jit(unmixer)(pixels[5])

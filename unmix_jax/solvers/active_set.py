@@ -287,7 +287,7 @@ def _precisely(exact: Geometry, z: Array, norms: Array, inside: Array, skip: Arr
     def robust(chunk: State) -> State:
         """Single pivots: degenerate and dependent endmembers."""
         solve = functools.partial(pivot_solve, sum_to_one=sum_to_one)
-        found, turns = jax.vmap(solve, (None, 1))(exact, chunk["z"])
+        found, turns = jax.vmap(solve, (None, None, 1))(exact.factor, exact.gram, chunk["z"])
         return chunk | {"abundances": found.T, "steps": chunk["steps"] + turns, "done": jnp.ones_like(chunk["done"])}
 
     state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "norms"))

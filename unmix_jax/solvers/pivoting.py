@@ -14,25 +14,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import least, matmul
-from unmix_jax.solvers.tables import Geometry
 
 __all__ = ["pivot_solve"]
 
 
 def pivot_solve(
-    geometry: Geometry, z: Float[Array, " latent"], *, sum_to_one: bool
+    factor: Float[Array, "latent endmember"],
+    gram: Float[Array, "endmember endmember"],
+    z: Float[Array, " latent"],
+    *,
+    sum_to_one: bool,
 ) -> tuple[Float[Array, " endmember"], Int[Array, ""]]:
     """Abundances of one pixel by single pivots, and how many it took.
 
-    Minimises ½‖z − Fa‖² over a ≥ 0 (and Σa = 1). At most 6 R + 20 pivots are made.
+    Minimises ½‖z − Fa‖² over a ≥ 0 (and Σa = 1), with the Gram matrix FᵀF. At most 6 R + 20 pivots are made.
     """
-    count = geometry.factor.shape[1]
+    count = factor.shape[1]
     eps = jnp.finfo(z.dtype).eps
-    scale = jnp.trace(geometry.gram) / count
+    scale = jnp.trace(gram) / count
     scale = jnp.where(scale > 0, scale, 1.0)
     shift = scale if sum_to_one else 0.0  # constant on the simplex; keeps every diagonal positive
-    gram = geometry.gram + shift
-    target = matmul(z, geometry.factor) + shift
+    gram = gram + shift
+    target = matmul(z, factor) + shift
     lagrange = jnp.ones((count, 1), z.dtype) if sum_to_one else jnp.zeros((count, 1), z.dtype)
     tableau = jnp.block([[gram, -lagrange], [lagrange.T, jnp.zeros((1, 1), z.dtype)]])
     constant = jnp.append(-target, -1.0 if sum_to_one else 0.0)

@@ -232,19 +232,21 @@ class _Joint(eqx.Module):
         """Displacements that the linear problem wants with abundances left free, between the walls of the box."""
         variance = tangent.prior / (1 + damping)
         middle = u * damping / (1 + damping)  # the prior and the damping draw towards it, with this variance
-        wanted, free, held = spectra[:, 0], u, jnp.abs(u) >= 1
+        held = jnp.abs(u) >= 1
         covariance = tangent.covariance(jnp.where(held, 0.0, variance))
-        for turn in range(WALLS):
+
+        def turn(_: Any, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+            free, before, held, covariance = state
+            covariance = tangent.exchanged(covariance, variance * (before.astype(variance.dtype) - held))
             rest = jnp.where(held, jnp.sign(free), middle)
             target = self.z + matmul(u - rest, tangent.rows)
             white, factor = whiten_rows(covariance, jnp.concatenate([spectra, target[None]]))
             wanted = simplex_solve(white[:-1], white[-1])
             pull = matmul(tangent.rows, back(factor, white[-1] - matmul(wanted, white[:-1])))
             free = middle + variance * pull
-            before, held = held, jnp.abs(free) > 1
-            if turn + 1 < WALLS:
-                change = variance * (before.astype(variance.dtype) - held)
-                covariance = tangent.exchanged(covariance, change)
+            return free, held, jnp.abs(free) > 1, covariance
+
+        free, _, _, _ = jax.lax.fori_loop(0, WALLS, turn, (u, held, held, covariance))
         return jnp.clip(free, -1, 1)
 
     def step(self, state: dict[str, Array], tol: float) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -84,13 +85,14 @@ def marginal_of(seen: Seen, endmembers: PreparedSynthesis, reweightings: int, di
         def whitened(abundances: Array) -> tuple[Array, Array]:
             return whiten_rows(jnp.tensordot(abundances**2, prepared.covariance, 1), rows)
 
-        abundances, change = start, jnp.zeros_like(z[0])
-        gap = jnp.zeros_like(z[0])
-        for _ in range(reweightings):
+        def turn(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            abundances = state[0]
             white, _ = whitened(abundances)
             new = simplex_solve(white[:-1], white[-1])
-            gap = frank_wolfe_gap(white[:-1], white[-1], new)
-            abundances, change = new, jnp.max(jnp.abs(new - abundances))
+            return new, frank_wolfe_gap(white[:-1], white[-1], new), jnp.max(jnp.abs(new - abundances))
+
+        nothing = jnp.zeros_like(z[0])
+        abundances, gap, change = jax.lax.fori_loop(0, reweightings, turn, (start, nothing, nothing))
         white, factor = whitened(abundances)
         error = white[-1] - matmul(abundances, white[:-1])
         half = jnp.sum(jnp.log(jnp.diag(factor)))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import inverse, matmul, solve_lower, squared_norm, whiten
 from unmix_jax.solvers.pivoting import pivot_solve
-from unmix_jax.solvers.tables import reduced_problem
+from unmix_jax.solvers.tables import directions
 
 __all__ = ["back", "frank_wolfe_gap", "in_chunks", "simplex_solve", "support_covariance", "whiten_rows"]
 
@@ -91,9 +91,15 @@ def simplex_solve(
 
 @jax.custom_jvp
 def _solve(endmembers: Array, pixel: Array) -> Array:
-    geometry = reduced_problem(jnp, endmembers.T)
-    start, _ = pivot_solve(geometry, pixel, sum_to_one=True)
-    solve = _bordered(geometry.gram, start > 0)
+    return _solved(endmembers, pixel)
+
+
+@jax.jit  # traced once for all places of a program
+def _solved(endmembers: Array, pixel: Array) -> Array:
+    factor, _, _ = directions(endmembers.T)
+    gram = matmul(factor.T, factor)
+    start, _ = pivot_solve(factor, gram, pixel, sum_to_one=True)
+    solve = _bordered(gram, start > 0)
     point = start
     for _ in range(2):  # corrected with the gradient of the unsquared problem
         point = point + solve(matmul(endmembers, pixel - matmul(point, endmembers)))
