@@ -1,7 +1,9 @@
 """Derivatives of abundances and residual equal central differences of the oracle, in float64."""
 
 import functools
+from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +11,18 @@ import pytest
 from helpers import assert_close
 from solvers.cases import SOLVERS, oracle, scene, spectra
 
+from unmix_jax.physics.mixing import Linear
+from unmix_jax.physics.variation import ScaleSlopeShift
 from unmix_jax.solvers import least_squares
+from unmix_jax.solvers.compositional import bcm, ncm
+from unmix_jax.solvers.compositional_prepare import prepare_bcm, prepare_ncm
+from unmix_jax.solvers.distributions import Normal, beta_from_moments
+from unmix_jax.solvers.evidence import choose
+from unmix_jax.solvers.inversion import invert
+from unmix_jax.solvers.inversion_prepare import prepare_inversion
 from unmix_jax.solvers.least_squares import polynomial_baseline, prepare
 from unmix_jax.solvers.sparse import lp_sunsal, sunsal
+from unmix_jax.solvers.synthesis import alternating, posterior, prepare_synthesis
 
 STEP = 1e-6
 ACCURACY = 50  # of the differences, in units of the float64 tolerance
@@ -134,6 +145,29 @@ def test_what_has_no_derivatives_says_so(solver):
             mode(lambda y: jnp.sum(solver(y, endmembers).abundances))(jnp.asarray(pixels[0]))
         with pytest.raises(TypeError, match="no derivatives"):
             mode(lambda e: jnp.sum(solver(pixels[0], e).abundances))(jnp.asarray(endmembers))
+
+
+def others(spectra):
+    """Solvers of other problems with these endmembers, of a pixel."""
+    varied = ScaleSlopeShift(spectra, scale=0.1, slope=0.1, shift=0.0)
+    synthesis = prepare_synthesis(varied, noise=0.01, rank=8, samples=8)
+    linear = eqx.Partial(invert, endmembers=prepare_inversion(spectra, Linear(), noise=0.01))
+    return {
+        "ncm": partial(ncm, endmembers=prepare_ncm(Normal.isotropic(spectra, 0.01))),
+        "bcm": partial(bcm, endmembers=prepare_bcm(beta_from_moments(spectra, np.full(spectra.shape, 1e-4)))),
+        "posterior": partial(posterior, endmembers=synthesis),
+        "alternating": partial(alternating, endmembers=varied),
+        "choose": choose({"linear": linear}, noise=0.01),
+    }
+
+
+@pytest.mark.parametrize("name", ["ncm", "bcm", "posterior", "alternating", "choose"])
+def test_averages_and_searches_have_no_derivatives_and_say_so(name):
+    pixels, endmembers = generic(3, 12, 1)
+    solver = others(np.clip(endmembers, 0.05, 0.95))[name]
+    for mode in (jax.grad, jax.jacfwd):
+        with pytest.raises(TypeError, match="has no derivatives"):
+            mode(lambda y: jnp.sum(solver(y).abundances))(jnp.asarray(np.clip(pixels[0], 0.05, 0.95)))
 
 
 @over_solvers

@@ -186,8 +186,13 @@ def _linear(
     if z.dtype == jnp.float64:
         return again()
     largest = jnp.maximum(jnp.max(jnp.abs(found.abundances), -1), 1.0)
-    fine = jnp.all(_within(found, norms, largest) | ~jnp.isfinite(over(jnp.add, z)))
-    return jax.lax.cond(fine, lambda: found, again)
+    fine = _within(found, norms, largest) | ~jnp.isfinite(over(jnp.add, z))
+
+    def mended() -> Reduced:
+        """Only where it must be: what a pixel gets does not depend on the others of its tile."""
+        return jax.tree.map(lambda x, y: jnp.where(fine.reshape(-1, *[1] * (x.ndim - 1)), x, y), found, again())
+
+    return jax.lax.cond(jnp.all(fine), lambda: found, mended)
 
 
 def _within(found: Reduced, norms: Array, largest: Any) -> Array:

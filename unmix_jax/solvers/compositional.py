@@ -2,7 +2,7 @@
 
 The mean of a pixel is then ``aM`` and its covariance ``N + Σ_i a_i² C_i``: what is likely of a spectrum depends on the
 abundances twice. The likelihoods are maximised over the simplex by second-order descent, many pixels at once; the
-inverse information is the covariance of the estimate. Derivatives do not pass: abundances count as constants.
+inverse information is the covariance of the estimate. There are no derivatives: an error says so.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from unmix_jax.linalg import matmul, safe_sqrt, squared_norm
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.batching import batched, check_pixel
+from unmix_jax.solvers.batching import batched, check_pixel, without_derivatives
 from unmix_jax.solvers.compositional_prepare import PreparedCompositional, prepare_bcm, prepare_ncm
 from unmix_jax.solvers.compositional_views import Moments, Reduced
 from unmix_jax.solvers.least_squares import fcls
@@ -189,6 +189,7 @@ def _solved(
     method: Callable[..., Any], pixel: Array, endmembers: PreparedCompositional, *own: Array | float
 ) -> Solution:
     """One pixel through start, method and certificate; `own` is what the view wants to know of it."""
+    pixel, endmembers, own = without_derivatives("a compositional model (ncm, bcm)", (pixel, endmembers, own))
     view: Any = endmembers.view
     start = fcls(pixel, endmembers.library).abundances
     seen = jax.lax.stop_gradient({"start": start, **view.see(pixel, *own)})

@@ -15,6 +15,7 @@ from jax.scipy.special import gammaln, ndtr, ndtri
 from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import matmul, squared_norm, whiten
+from unmix_jax.solvers.batching import without_derivatives
 from unmix_jax.solvers.inversion import invert
 from unmix_jax.solvers.inversion_prepare import PreparedInversion
 from unmix_jax.types import Solution
@@ -63,6 +64,7 @@ class Choice(eqx.Module):
 
     def __call__(self, pixel: Float[Any, " band"]) -> Solution:
         """The best solution of a pixel; ``fitted`` is a `Compared`, ``steps`` those of all."""
+        pixel = without_derivatives("choose", jnp.asarray(pixel))
         solutions = [unmixer(pixel) for unmixer in self.unmixers]
         counts = {solution.abundances.shape[-1] for solution in solutions}
         if len(counts) > 1:

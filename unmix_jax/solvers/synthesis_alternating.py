@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from unmix_jax.linalg import matmul
 from unmix_jax.physics.variation import Variation
 from unmix_jax.solvers.active_set import tolerance
-from unmix_jax.solvers.batching import check_pixel
+from unmix_jax.solvers.batching import check_pixel, without_derivatives
 from unmix_jax.solvers.synthesis_simplex import frank_wolfe_gap, in_chunks, simplex_solve
 from unmix_jax.types import Solution
 
@@ -75,6 +75,7 @@ def alternating(
         return _run(generator, pixel, steps, learning_rate, penalty, exponent, movers, *begin)
 
     pixel = jnp.asarray(pixel, jnp.result_type(endmembers.width))
+    pixel, endmembers = without_derivatives("alternating", (pixel, endmembers))
     own = (pixel,) if start is None else (pixel, jnp.asarray(start, pixel.dtype))
     abundances, gap, displacement, history, path = in_chunks(run, endmembers, own, size=CHUNK)
     fitted = {"displacement": displacement, "history": history} | ({"path": path} if record else {})

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from scipy.special import gammaln
 
 from unmix_jax.linalg import matmul, solve_lower
+from unmix_jax.solvers.batching import without_derivatives
 from unmix_jax.solvers.synthesis_basis import PreparedSynthesis
 from unmix_jax.solvers.synthesis_marginal import marginal_of, residual_of, see
 from unmix_jax.solvers.synthesis_simplex import back, in_chunks, whiten_rows
@@ -89,6 +90,7 @@ def posterior(
         raise ValueError(f"a posterior takes 20 sweeps or more, got {sweeps}")
     if not isinstance(odds, jax.core.Tracer) and not 0 < odds < np.inf:
         raise ValueError(f"odds are finite and above zero, got {odds}")
+    pixel, endmembers = without_derivatives("posterior", (pixel, endmembers))
     seen = see(pixel, endmembers)
     first = marginal_of(seen, endmembers, reweightings)
     key = jax.random.key(0) if key is None else key
