@@ -80,9 +80,9 @@ def unmix_scene(
             raise ValueError(f"--{name} goes with methods that find endmembers, not with --method {options['method']}")
     check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
-    scene = open_scene(options["scene"], **reading)
+    scene, given = _opened(options, reading, library_reading)
     stages["open"] = time.perf_counter()
-    if options["endmembers"] is None:
+    if given is None:
         count = options["count"]
         if count == "auto":
             counts = count_endmembers(scene)
@@ -92,8 +92,8 @@ def unmix_scene(
             return _unmix_blind(scene, count, options, command, stages, say)
         library, _ = extract(scene, options["extract"], count, options["seed"])
     else:
-        library = _library(options, library_reading)
-    found = options["endmembers"] is None
+        library = given
+    found = given is None
     library = match(scene, library, allow_scale_mismatch=None if found else options["allow_scale_mismatch"])
     require_valid(scene, library.good_bands)
     if options["shade"] is not None and options["shade"] not in library.names:
@@ -159,6 +159,16 @@ def _say_spectra(scene: Scene, options: Mapping[str, Any], say: Callable[[str], 
         say(f"{table(rows, columns)}{more}\n")
 
 
+def _opened(
+    options: Mapping[str, Any], reading: Mapping[str, Any], library_reading: Mapping[str, Any]
+) -> tuple[Scene, SpectralLibrary | None]:
+    """The scene, and the library of ``--endmembers``, whose number of bands tells how a scene's bare array lies."""
+    if options["endmembers"] is None:
+        return open_scene(options["scene"], **reading), None
+    library = _library(options, library_reading)
+    return open_scene(options["scene"], **reading, library_bands=library.spectra.shape[1]), library
+
+
 def _library(options: Mapping[str, Any], reading: Mapping[str, Any]) -> SpectralLibrary:
     """The library of ``--endmembers``; messages name its own options."""
     try:
@@ -212,11 +222,9 @@ def _unmix_learned(
     checkpoint = load_checkpoint(path)
     check_run(options["out"], overwrite=options["overwrite"])
     stages = {"start": time.perf_counter()}
-    scene = open_scene(options["scene"], **reading)
+    scene, given = _opened(options, reading, library_reading)
     allowed = options["allow_scale_mismatch"]
-    library = None
-    if options["endmembers"] is not None:
-        library = match(scene, _library(options, library_reading), allow_scale_mismatch=allowed)
+    library = None if given is None else match(scene, given, allow_scale_mismatch=allowed)
     checkpoint.check(scene, library)
     notes = match(scene, checkpoint.library, allow_scale_mismatch=allowed).notes if library is None else library.notes
     own = replace(checkpoint.library, notes=notes)

@@ -440,8 +440,18 @@ def test_a_matrix_is_turned_only_where_it_is_sure(tmp_path):
     np.testing.assert_array_equal(read_scene(path, keys={"pixels": "Y"}).cube, MATRIX)
     path = matlab(tmp_path / "scene.mat", Y=MATRIX, wl=NM)
     np.testing.assert_array_equal(read_scene(path, keys={"cube": "Y", "wavelength_nm": "wl"}).cube, pixels)
+    np.testing.assert_array_equal(read_scene(path, keys={"cube": "Y"}, library_bands=BANDS).cube, pixels)
+    with pytest.raises(ValueError, match="nothing says which axis"):
+        read_scene(path, keys={"cube": "Y"}, library_bands=BANDS + 1)
     path = matlab(tmp_path / "scene.mat", Y=MATRIX, M=MATRIX[:, :3])
     np.testing.assert_array_equal(read_scene(path, keys={"cube": "Y", "endmembers": "M"}).cube, pixels)
+
+
+def test_a_library_says_which_axis_of_a_cube_is_the_bands(tmp_path):
+    path = matlab(tmp_path / "scene.mat", Y=CUBE.transpose(2, 0, 1))
+    with pytest.warns(UserWarning, match="for 6 bands of the library: its first axis is the bands"):
+        scene = read_scene(path, keys={"cube": "Y"}, library_bands=BANDS)
+    np.testing.assert_array_equal(scene.cube, CUBE)
 
 
 def test_the_greatest_value_of_matlab_files_divides_and_is_said(tmp_path):

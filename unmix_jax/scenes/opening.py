@@ -33,6 +33,7 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         if name in catalogue():
             given = {key: value for key, value in options.items() if value is not None and value is not False}
             given = {key: value for key, value in given.items() if value != {} and (key, value) != ("zeros", "value")}
+            given.pop("library_bands", None)
             if refused := [key for key in given if key not in PARTS]:
                 raise ValueError(
                     f"{name} is a dataset: its arrays and units are known, and it takes none of these options: "
@@ -46,7 +47,7 @@ def open_any(name: str, **options: Any) -> Scene | SpectralLibrary:
         near = difflib.get_close_matches(name, list(catalogue()), 3, 0.7)
         hint = f" (there is {', '.join(near)})" if near else ""
         raise FileNotFoundError(f"{name}: no such file, and no dataset of this name{hint}")
-    of_library = {key: value for key, value in options.items() if key != "columns"}
+    of_library = {key: value for key, value in options.items() if key not in ("columns", "library_bands")}
     if Path(name).suffix.lower() in TABLES and not is_product(Path(name).expanduser()):
         if options.get("columns") is not None:
             raise ValueError(f"{name} is a list of spectra, which has no columns: leave --columns out")

@@ -69,6 +69,8 @@ class Reading:
         interleave: order of an ENVI cube whose header does not say it: bsq, bil or bip.
         zeros: whether an exact zero in one band is a ``value`` or ``missing``; a pixel that is zero in all bands is
             missing in any case.
+        library_bands: number of bands of the library that the scene is for, which tells how an array without
+            wavelengths lies.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Reading:
     columns: tuple[int, int] | None = None
     interleave: str | None = None
     zeros: Literal["value", "missing"] = "value"
+    library_bands: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("scale", "offset"):

@@ -89,6 +89,7 @@ def read_scene(
     columns: tuple[int, int] | None = None,
     interleave: str | None = None,
     zeros: Literal["value", "missing"] = "value",
+    library_bands: int | None = None,
 ) -> Scene:
     """Open a scene: ENVI, `.mat`, `.npy`, `.npz`, GeoTIFF, NetCDF, Zarr or a sensor's own format.
 
@@ -115,6 +116,8 @@ def read_scene(
         interleave: order of an ENVI cube whose header does not say it: bsq, bil or bip.
         zeros: whether an exact zero in one band is a ``value`` or ``missing``; a pixel that is zero in all bands is
             missing in any case.
+        library_bands: number of bands of the library that the scene is for, which tells how an array of `.mat`, `.npz`
+            or Zarr without wavelengths lies.
 
     Returns:
         The scene; `Scene.header` holds the metadata and georeferencing of the file, `Scene.account` says what became
@@ -127,7 +130,7 @@ def read_scene(
     """
     told = Reading(
         dict(keys or {}), unit, force_unit, scale, offset, nodata, bands, range, bad_bands, quantity, rows, columns,
-        interleave, zeros,
+        interleave, zeros, library_bands,
     )  # fmt: skip
     path = existing(path)
     with in_file(path), noticing() as warned:

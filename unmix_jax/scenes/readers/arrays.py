@@ -396,12 +396,11 @@ def _cube(arrays: Arrays, told: Reading, bands: int | None, spectra: tuple[int, 
         if found[1].ndim == 2:
             arrays.notes.append(f"{solid[0]} is taken as the cube: it alone has the image's number of pixels")
     name, cube = found
+    counted, what = (bands, "wavelengths") if bands is not None else (told.library_bands, "bands of the library")
     if cube.ndim == 2:
-        cube = _listed(arrays, name, cube, bands, spectra)
-    elif cube.ndim == 3 and bands is not None and cube.shape[0] == bands and bands not in cube.shape[1:]:
-        arrays.notes.append(
-            f"{name} has shape {tuple(cube.shape)} for {bands} wavelengths: its first axis is the bands"
-        )
+        cube = _listed(arrays, name, cube, bands, spectra if counted is None else (*spectra, counted))
+    elif cube.ndim == 3 and cube.shape[0] == counted and counted not in cube.shape[1:]:
+        arrays.notes.append(f"{name} has shape {tuple(cube.shape)} for {counted} {what}: its first axis is the bands")
         cube = np.moveaxis(np.asarray(cube), 0, -1)
     if bands is not None and cube.shape[-1] != bands:
         raise ValueError(f"{arrays.path}: {name} has shape {cube.shape}, the spectral axis has {bands} bands")
