@@ -59,6 +59,35 @@ def test_no_pixel_claims_more_than_it_has(name, dtype):
     law()
 
 
+@over_precisions
+@pytest.mark.parametrize("option", ["baseline", "noise_covariance"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_is_taken_away_leaves_its_rounding(name, option, dtype):
+    """Bright spectra of little contrast: a constant, or noise that all bands share, is nearly all of a pixel."""
+    rng = np.random.default_rng(0)
+    endmembers = (100 + rng.normal(size=(4, 64))).astype(dtype)
+    pixels = rng.dirichlet(np.ones(4), PIXELS) @ endmembers + 0.1 * rng.normal(size=(PIXELS, 64))
+    alike = {"baseline": np.ones((1, 64)), "noise_covariance": 0.01 * np.eye(64) + 1}
+    given = {option: alike[option]}
+    verdict = judged(name, Problem(pixels.astype(dtype), endmembers, given, 0.0))
+    assert not verdict.wrong.any()
+
+
+@over_precisions
+@pytest.mark.parametrize("closeness", [1e-3, 1e-5])
+@pytest.mark.parametrize("name", ["ucls", "fcls"])
+def test_a_poor_fit_pulls_at_the_rounding_of_the_endmembers(name, closeness, dtype):
+    """With the square of the condition number, where what is left is as large as the pixel."""
+    rng = np.random.default_rng(1)
+    endmembers = rng.uniform(0.2, 0.8, (3, 60))
+    endmembers[2] = endmembers[0] + closeness * rng.normal(size=60)
+    off = rng.normal(size=(PIXELS, 60))
+    span = np.linalg.qr(endmembers.T)[0]
+    off = 3 * (off - off @ span @ span.T) / np.linalg.norm(off, axis=1, keepdims=True)
+    pixels = rng.dirichlet(np.full(3, 5.0), PIXELS) @ endmembers + off
+    assert not judged(name, Problem(pixels.astype(dtype), endmembers.astype(dtype), {}, 0.0)).wrong.any()
+
+
 def test_a_collinear_member_beside_a_baseline_is_not_left_out():
     """Certified to 5e-14 and off by 2e-5: what an outside member loses to its neighbour was not counted."""
     choice = {"library": "collinear", "option": "baseline", "count": 6, "bands": 48, "closeness": 3e-7}

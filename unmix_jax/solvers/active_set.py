@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from unmix_jax.linalg import matmul
 from unmix_jax.solvers.batching import batched_operation
-from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
+from unmix_jax.solvers.certificate import Measured, abundance_tolerance, proved, tolerance
 from unmix_jax.solvers.lanes import affine, apply, inner, over, stacked
 from unmix_jax.solvers.pivoting import pivot_solve
 from unmix_jax.solvers.support import first_guess, support_solve
@@ -89,8 +89,25 @@ def solve(
         sum_to_one: whether abundances sum to one.
         bounded: whether abundances may not be negative.
     """
-    parts = problem.projector, problem.geometry, problem.exact_projector, problem.exact
-    return _operation(sum_to_one, bounded)(parts, pixel, norm)
+    # what is multiplied, and rounds: a baseline or correlated noise may leave little of it
+    if problem.whitener is None and problem.baseline is None:
+        length, brightest = jnp.sqrt(norm), _longest(problem.geometry)
+    else:
+        length, brightest = _multiplied(problem, pixel), jnp.max(_multiplied(problem, problem.endmembers))
+    parts = problem.projector, problem.geometry, problem.exact_projector, problem.exact, brightest
+    return _operation(sum_to_one, bounded)(parts, pixel, norm, length)
+
+
+def _multiplied(problem: Prepared, spectra: Float[Array, "*n band"]) -> Float[Array, "*n"]:
+    """Length of spectra as they are multiplied, before anything cancels; no less."""
+    if problem.whitener is not None and problem.whitener.ndim == 1:
+        spectra = spectra * problem.whitener
+    largest = jnp.max(jnp.abs(spectra), -1)
+    safe = jnp.where(largest > 0, largest, 1.0)  # squares of very small and very large numbers are zero or infinite
+    length = largest * jnp.sqrt(jnp.sum((spectra / safe[..., None]) ** 2, -1))
+    if problem.whitener is not None and problem.whitener.ndim == 2:
+        length = length * jnp.sqrt(jnp.sum(problem.projector**2))
+    return length
 
 
 @functools.cache
@@ -98,17 +115,20 @@ def _operation(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
     """The solver of one feasible set, for one pixel; ``vmap`` makes one larger batch."""
     batch = _bounded if bounded else _linear
 
-    def many(parts: Any, pixels: Array, norms: Array) -> Reduced:
-        projector, geometry, exact_projector, exact = parts
+    def many(parts: Any, pixels: Array, norms: Array, lengths: Array) -> Reduced:
+        projector, geometry, exact_projector, exact, brightest = parts
         if not len(pixels):  # chunks of nothing have no size
             nothing = jnp.zeros(0, pixels.dtype)
             empty = jnp.zeros((0, geometry.factor.shape[1]), pixels.dtype)
             return Reduced(empty, jnp.zeros(0, jnp.int32), nothing, nothing, nothing)
         # the barrier keeps the transpose out of the product with the bands, which it would slow down
         z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
-        return batch(geometry, exact_projector, exact, pixels, z, norms, sum_to_one)
+        measured = Measured(lengths, brightest, norms)
+        return batch(geometry, exact_projector, exact, pixels, z, measured, sum_to_one)
 
-    def outline(parts: Any, pixel: Any, norm: Any) -> Any:
+    def outline(parts: Any, pixel: Any, norm: Any, length: Any) -> Any:
+        del length
+
         def one() -> Reduced:
             number = jnp.zeros((), norm.dtype)
             abundances = jnp.zeros(parts[1].factor.shape[1], pixel.dtype)
@@ -145,11 +165,17 @@ def _relative(excess: Array, norms: Array) -> Array:
 
 
 def _linear(
-    geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, z: Array, norms: Array, sum_to_one: bool
+    geometry: Geometry,
+    exact_projector: Array,
+    exact: Geometry,
+    pixels: Array,
+    z: Array,
+    measured: Measured,
+    sum_to_one: bool,
 ) -> Reduced:
     """Without bounds: one affine map; the excess is what the free directions could still gain."""
 
-    def affine_solution(geometry: Geometry, z: Array, norms: Array, bands: int) -> Reduced:
+    def affine_solution(geometry: Geometry, z: Array, measured: Measured, bands: int) -> Reduced:
         region = geometry.simplex if sum_to_one else geometry.cone
 
         def balanced(abundances: Array) -> Array:
@@ -166,27 +192,31 @@ def _linear(
         fit = fit_of(abundances)
         left = apply(region.plane.T, z - fit)
         steps = jnp.ones(z.shape[1], jnp.int32)
-        size = jnp.sqrt(norms) + _longest(geometry) * jnp.maximum(over(jnp.add, jnp.abs(abundances)), 1.0)
+        explained = inner(2 * z - fit, fit)
+        size = measured.length + measured.brightest * jnp.maximum(over(jnp.add, jnp.abs(abundances)), 1.0)
         noise = rounding(z.dtype, bands, len(z), size, 0.0) + TABLE_ERROR * size
+        # columns are known to rounding, and what is left of the pixel pulls at the error
+        eps = float(jnp.finfo(z.dtype).eps)
+        rest = jnp.sqrt(jnp.maximum(measured.energy - explained, 4 * eps * measured.energy))
+        noise = noise + region.sensitivity * TABLE_ERROR * measured.brightest * rest
         # a step that is not taken says what the pseudo-inverse itself may have left
         next_step = over(jnp.maximum, jnp.abs(apply(region.linear, z - fit)))
         bound = region.sensitivity * (noise + jnp.sqrt(inner(left, left))) + 2 * next_step
-        gap = _relative(0.5 * inner(left, left), norms)
-        return Reduced(abundances.T, steps, gap, inner(2 * z - fit, fit), bound)
+        gap = _relative(0.5 * inner(left, left), measured.energy)
+        return Reduced(abundances.T, steps, gap, explained, bound)
 
-    bands = pixels.shape[1]
-    found = affine_solution(geometry, z, norms, bands)
+    bands, norms = pixels.shape[1], measured.energy
+    found = affine_solution(geometry, z, measured, bands)
 
     def again() -> Reduced:
         with jax.enable_x64(True):
             precise = matmul(pixels.astype(jnp.float64), exact_projector).T
-            energies = _energies(norms, precise, exact)
-            return _rounded(affine_solution(exact, precise, energies, bands), exact.unit, z.dtype)
+            found = affine_solution(exact, precise, _in_unit(measured, precise, exact), bands)
+            return _rounded(found, exact.unit, z.dtype)
 
     if z.dtype == jnp.float64:
         return again()
-    largest = jnp.maximum(jnp.max(jnp.abs(found.abundances), -1), 1.0)
-    fine = _within(found, norms, largest) | ~jnp.isfinite(over(jnp.add, z))
+    fine = _within(found, norms, 1.0) | ~jnp.isfinite(over(jnp.add, z))
 
     def mended() -> Reduced:
         """Only where it must be: what a pixel gets does not depend on the others of its tile."""
@@ -216,7 +246,13 @@ def _longest(geometry: Geometry) -> Array:
 
 
 def _bounded(
-    geometry: Geometry, exact_projector: Array, exact: Geometry, pixels: Array, z: Array, norms: Array, sum_to_one: bool
+    geometry: Geometry,
+    exact_projector: Array,
+    exact: Geometry,
+    pixels: Array,
+    z: Array,
+    measured: Measured,
+    sum_to_one: bool,
 ) -> Reduced:
     """The table, where there is one, and float64 for what it does not prove."""
     region = geometry.simplex if sum_to_one else geometry.cone
@@ -226,23 +262,28 @@ def _bounded(
         inside = first_guess(geometry, z, sum_to_one)
         with jax.enable_x64(True):
             precise = matmul(pixels.astype(jnp.float64), exact_projector).T
-            solved = _precisely(exact, precise, _energies(norms, precise, exact), inside, hopeless, sum_to_one)
+            solved = _precisely(exact, precise, _in_unit(measured, precise, exact), inside, hopeless, sum_to_one)
             return _rounded(solved, exact.unit, dtype)
 
-    longest, length = _longest(geometry), jnp.sqrt(norms)
+    norms, length, brightest = measured.energy, measured.length, measured.brightest
+    longest = _longest(geometry)
     noise = rounding(dtype, pixels.shape[1], len(z), length, longest)
     kernel = _enumerate if count <= ENUMERATION_LIMIT else _block_pivot
-    abundances, lengths, errors, steps = kernel(region, z, noise, TABLE_ERROR * longest * (length + longest))
+    abundances, lengths, errors, steps = kernel(region, z, noise, TABLE_ERROR * brightest * (length + brightest))
     if sum_to_one:
         abundances = abundances / over(jnp.add, abundances)
     excess, explained, left = _certify(geometry, z, abundances, sum_to_one)
     largest = 1.0 if sum_to_one else jnp.maximum(over(jnp.maximum, abundances), 1.0)
-    reduction = TABLE_ERROR * (length + longest * jnp.maximum(over(jnp.add, abundances), 1.0))
+    total = jnp.maximum(over(jnp.add, abundances), 1.0)
+    reduction = TABLE_ERROR * (length + brightest * total)
+    # columns are known to rounding, and what is left of the pixel pulls at the error
+    pull = TABLE_ERROR * brightest * jnp.sqrt(norms)
     # The fit of the minimiser is the nearest to the pixel of all fits, and to go there from two pixels brings them no
     # further apart: from this pixel and from this fit, which is its own nearest. Exact fits are proved so, such as pure
     # pixels, which lie on the side of many supports.
-    near = region.sensitivity * (left + noise + reduction)
-    bound = jnp.minimum((errors + reduction) * lengths, near) + float(jnp.finfo(dtype).eps) * largest
+    near = left + total * noise + reduction + region.sensitivity * pull
+    bound = jnp.minimum((errors + reduction + lengths * pull) * lengths, region.sensitivity * near)
+    bound = bound + float(jnp.finfo(dtype).eps) * largest
     found = Reduced(abundances.T, steps, _relative(excess, norms), explained, bound)
     # masked pixels and those that fill a tile are zero: nothing of theirs rounds, and they have no relative gap
     nothing = (over(jnp.maximum, jnp.abs(z)) == 0) & (norms == 0) & (longest > float(jnp.finfo(dtype).tiny) ** 0.5)
@@ -251,8 +292,8 @@ def _bounded(
     def again() -> Reduced:
         """The pixels that are not to be skipped, in float64, a few at a time."""
         with jax.enable_x64(True):
-            total = len(skip)
-            size = min(DOUBTFUL_CHUNK, total)
+            count_all = len(skip)
+            size = min(DOUBTFUL_CHUNK, count_all)
             places, precise = _projected(pixels, exact_projector, ~skip, size)
 
             def more(state: Any) -> Any:
@@ -260,14 +301,14 @@ def _bounded(
                 rows = jax.lax.dynamic_slice(places, (turn * size,), (size,))
                 z = jax.lax.dynamic_slice(precise, (turn * size, 0), (size, precise.shape[1])).T
                 inside = (found.abundances > 0).at[rows].get(mode="clip").T
-                energies = _energies(norms.at[rows].get(mode="clip"), z, exact)
-                new = _precisely(exact, z, energies, inside, rows == total, sum_to_one)
+                mine = jax.tree.map(lambda x: x.at[rows].get(mode="clip") if x.ndim else x, measured)
+                new = _precisely(exact, z, _in_unit(mine, z, exact), inside, rows == count_all, sum_to_one)
                 new = _rounded(new, exact.unit, dtype)
                 old = jax.tree.map(lambda x: x.at[rows].get(mode="clip"), found)
                 new = eqx.tree_at(lambda r: r.steps, new, new.steps + old.steps)
                 # near 1 / √eps the table in float64 may prove more than a Gram matrix can
                 wins = ~(old.bound <= new.bound) | ~(old.gap <= 0.5 * tolerance(dtype))
-                rows = jnp.where(wins, rows, total)
+                rows = jnp.where(wins, rows, count_all)
                 return turn + 1, jax.tree.map(lambda x, y: x.at[rows].set(y, mode="drop"), found, new)
 
             number = jnp.sum(~skip)
@@ -276,18 +317,26 @@ def _bounded(
     return jax.lax.cond(jnp.all(skip), lambda: found, again)
 
 
-def _energies(norms: Array, z: Array, exact: Geometry) -> Array:
-    """Squared norms of the pixels in the unit of the exact problem, where they can be had, or of what the endmembers
-    can explain of them: in float32 squares of very small or large pixels are zero or infinite.
+def _in_unit(measured: Measured, z: Array, exact: Geometry) -> Measured:
+    """The same in float64 and in the unit of the exact problem, where it can be had, or what the endmembers can explain
+    of the pixels: in float32 squares of very small or large pixels are zero or infinite.
     """
-    norms = norms.astype(z.dtype) / exact.unit**2
-    return jnp.maximum(jnp.where(jnp.isfinite(norms), norms, 0.0), inner(z, z))
+    rounded = 1 + 8 * jnp.finfo(measured.energy.dtype).eps
+    inside = inner(z, z)
+    length = measured.length.astype(z.dtype) / exact.unit
+    energy = measured.energy.astype(z.dtype) / exact.unit**2 * rounded
+    return Measured(
+        jnp.maximum(jnp.where(jnp.isfinite(length), length, 0.0), jnp.sqrt(inside)),
+        measured.brightest.astype(z.dtype) / exact.unit,
+        jnp.maximum(jnp.where(jnp.isfinite(energy), energy, 0.0), inside),
+    )
 
 
-def _precisely(exact: Geometry, z: Array, norms: Array, inside: Array, skip: Array, sum_to_one: bool) -> Reduced:
+def _precisely(exact: Geometry, z: Array, measured: Measured, inside: Array, skip: Array, sum_to_one: bool) -> Reduced:
     """The answer in float64 from these supports, proved where it can be; NaN for pixels to skip."""
     abundances, steps, done = support_solve(exact, z, inside, skip, sum_to_one)
-    state = {"z": z, "norms": norms, "abundances": abundances, "steps": steps, "done": done}
+    fixed = {"z": z, "length": measured.length, "energy": measured.energy}
+    state = fixed | {"abundances": abundances, "steps": steps, "done": done}
 
     def robust(chunk: State) -> State:
         """Single pivots: degenerate and dependent endmembers."""
@@ -295,14 +344,14 @@ def _precisely(exact: Geometry, z: Array, norms: Array, inside: Array, skip: Arr
         found, turns = jax.vmap(solve, (None, None, 1))(exact.factor, exact.gram, chunk["z"])
         return chunk | {"abundances": found.T, "steps": chunk["steps"] + turns, "done": jnp.ones_like(chunk["done"])}
 
-    state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "norms"))
+    state = work_off(robust, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=tuple(fixed))
     if sum_to_one:
         total = over(jnp.add, state["abundances"])
         state["abundances"] = state["abundances"] / jnp.where(total > 0, total, 1.0)
     blank = jnp.full(len(skip), jnp.nan, z.dtype)
     state |= {"gap": blank, "bound": blank, "explained": blank, "done": skip}
-    judge = functools.partial(_judged, exact, sum_to_one)
-    state = work_off(judge, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=("z", "norms", "abundances", "steps"))
+    judge = functools.partial(_judged, exact, measured.brightest, sum_to_one)
+    state = work_off(judge, state, chunk=REPAIR_CHUNK, max_rounds=1, constant=(*fixed, "abundances", "steps"))
     abundances = jnp.where(skip, jnp.nan, state["abundances"])
     return Reduced(abundances.T, state["steps"], state["gap"], state["explained"], state["bound"])
 
@@ -332,13 +381,14 @@ def _projected(
     return jax.lax.cond(jnp.sum(wanted) <= size, few, every)  # no loop: it would copy the pixels
 
 
-def _judged(exact: Geometry, sum_to_one: bool, chunk: State) -> State:
+def _judged(exact: Geometry, brightest: Array, sum_to_one: bool, chunk: State) -> State:
     """Gap, bound and what the fit explains, of abundances in float64."""
     z, abundances = chunk["z"], chunk["abundances"]
     excess, explained, _ = _certify(exact, z, abundances, sum_to_one)
     sensitivity = (exact.simplex if sum_to_one else exact.cone).sensitivity * len(abundances) ** 0.5
-    sharp, bound = proved(exact.factor, exact.gram, z.T, abundances.T, 0.0, sum_to_one, sensitivity)
-    gap = _relative(jnp.minimum(excess, sharp), chunk["norms"])
+    measured = Measured(chunk["length"], brightest, chunk["energy"])
+    sharp, bound = proved(exact.factor, exact.gram, z.T, abundances.T, 0.0, sum_to_one, sensitivity, measured=measured)
+    gap = _relative(jnp.minimum(excess, sharp), chunk["energy"])
     return chunk | {"gap": gap, "bound": bound, "explained": explained, "done": jnp.ones_like(chunk["done"])}
 
 
@@ -476,6 +526,7 @@ def _block_pivot(region: Region, z: Array, noise: Array, table_error: Array) -> 
     close = over(jnp.add, jnp.where(forms >= NEAR_SIDE * noise, 0.0, 1.0))
     sure = over(jnp.add, jnp.where(forms > noise, 0.0, 1.0)) == 0
     # the side that is near belongs to a member, which is not far outside; others would have been let in
-    apart = state["done"] & (close <= 1) & (over(jnp.minimum, forms) > -3 * noise)
+    outside = over(jnp.add, jnp.where((own > 0) | (forms > noise), 0.0, 1.0)) == 0
+    apart = state["done"] & (close <= 1) & outside & (over(jnp.minimum, forms) > -3 * noise)
     errors = noise * jnp.where(sure, 1.0, jnp.where(apart, ONE_NEAR_SIDE, jnp.inf))
     return jnp.maximum(forms * own, 0), longest, errors, state["steps"]

@@ -84,9 +84,10 @@ def batched_operation(name: str, function: Callable[..., Any], outline: Callable
             jnp.broadcast_to(x, (size, *x.shape)) if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(leaves[-pixel_leaves:], axes[-pixel_leaves:], strict=True)
         ]
-        merged = [x.reshape(-1, *x.shape[2:]) for x in own]
+        inner = own[0].shape[1]  # by number: of no pixels at all there may be any number
+        merged = [x.reshape(size * inner, *x.shape[2:]) for x in own]
         answers = operation.bind(*leaves[:-pixel_leaves], *merged, **options)
-        return [x.reshape(size, -1, *x.shape[1:]) for x in answers], [0] * len(answers)
+        return [x.reshape(size, inner, *x.shape[1:]) for x in answers], [0] * len(answers)
 
     @operation.def_abstract_eval
     def _(*leaves: Any, structure: Any, pixel_leaves: int) -> Any:

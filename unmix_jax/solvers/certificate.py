@@ -13,11 +13,13 @@ Where every ``m_j = g_j − q T`` of N is positive, therefore
     u ≤ q,   Σ_N a*_j ≤ q² / (4 min m),   f(a) − f(a*) ≤ q²/2,   ‖F_W d_W‖ ≤ q + T q² / (4 min m),
 
 and the abundances of W differ by no more than ``‖F_W d_W‖`` times the lengths of the rows of the pseudo-inverse of F_W.
-That is the condition number times what is left of the pixel, not its square root and not its square. Rounding errors
-are added to q and taken from every gradient. Everything here is in float64, whatever the precision of the pixels.
+That is the condition number times q, not its square root. Rounding errors are added to q and taken from every gradient.
+The largest is that of the gradient of a poor fit: columns are known to rounding, what is left of the pixel pulls at the
+error, and abundances answer with the square of the condition number. Everything here is in float64, whatever the
+precision of the pixels.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from jaxtyping import Array, Float
 
 from unmix_jax.linalg import matmul
 
-__all__ = ["ROUNDING", "abundance_tolerance", "packed", "proved", "slot_sizes", "tolerance"]
+__all__ = ["ROUNDING", "Measured", "abundance_tolerance", "packed", "proved", "slot_sizes", "tolerance"]
 
 SLOTS = (12, 24, 48, 96)  # sizes a set of endmembers is padded to; each is compiled
 # Errors of float64 in what is left of a pixel, in units of eps (‖z‖ + T): a product over 500 bands and one over the
@@ -34,6 +36,22 @@ ROUNDING = 500.0
 GRADIENT_ROUNDING = 10.0  # units in the last place, per term of a random walk
 NEARLY = 8.0  # errors: a gradient that is smaller may be zero
 TURNS = 3  # enlargements of W: each takes in what the last remainder does not exclude
+
+
+class Measured(NamedTuple):
+    """What a reduced problem was made of, whose rounding it inherits.
+
+    A baseline or correlated noise may take nearly all of a pixel away, and leaves the rounding of all.
+
+    Attributes:
+        length: of the pixels as they are multiplied, [pixel].
+        brightest: length of the brightest endmember as it is multiplied.
+        energy: squared norm of the pixels as the objective sees them, no less, [pixel].
+    """
+
+    length: Any
+    brightest: Any
+    energy: Any
 
 
 def tolerance(dtype: Any) -> float:
@@ -69,6 +87,8 @@ def proved(
     costs: Any,
     sum_to_one: bool,
     sensitivity: Any = jnp.inf,
+    *,
+    measured: Measured,
 ) -> tuple[Float[Array, " pixel"], Float[Array, " pixel"]]:
     """Bounds on ``f(a) − f(a*)`` and on the largest ``|a_j − a*_j|``, infinite where nothing is proved.
 
@@ -81,6 +101,7 @@ def proved(
         sum_to_one: the simplex instead of the cone.
         sensitivity: norm of the pseudo-inverse of F, which bounds that of every set of columns; infinite where it is
             not known. Where it is small enough, no set has to be factored.
+        measured: what was reduced to z and F.
     """
     count = factor.shape[1]
     lengths = jnp.sqrt(jnp.sum(factor**2, 0))
@@ -95,14 +116,18 @@ def proved(
     if sum_to_one:
         gradient = gradient - jnp.sum(gradient * abundances, -1, keepdims=True)
     reach = 2 * scale if sum_to_one else scale  # T: no column is farther than this from a mixture
-    size = jnp.sqrt(jnp.sum(z**2, -1)) + scale * jnp.maximum(jnp.sum(abundances, -1), 1.0 if sum_to_one else 0.0)
+    inside = jnp.sum(z**2, -1)
+    brightest = jnp.maximum(measured.brightest, scale)
+    largest = jnp.maximum(jnp.sum(abundances, -1), 1.0 if sum_to_one else 0.0)
+    size = jnp.maximum(measured.length, jnp.sqrt(inside)) + brightest * largest
     cost = jnp.max(jnp.abs(costs), -1) / scale
     # squares below the smallest number are zero
     error = ROUNDING * jnp.finfo(z.dtype).eps * (size + cost) + 1e4 * float(jnp.finfo(z.dtype).tiny) ** 0.5
 
-    # rounding of the gradient itself, which the columns of a set answer to with their condition number
-    rest = jnp.sqrt(jnp.sum((fit - z) ** 2, -1))
-    unsure = GRADIENT_ROUNDING * jnp.finfo(z.dtype).eps * count**0.5 * scale * (cost + rest)
+    # rounding of the gradient itself, which the columns of a set answer to with their condition number. The reduction
+    # turns every column a little, also towards what is left of the pixel outside of the reduced space.
+    rest = jnp.sqrt(jnp.sum((fit - z) ** 2, -1) + jnp.maximum(measured.energy - inside, 0.0))
+    unsure = GRADIENT_ROUNDING * jnp.finfo(z.dtype).eps * count**0.5 * (scale * cost + brightest * rest)
 
     def concluded(near: Array, left: Array, sensitivity: Any) -> tuple[Array, Array, Array]:
         """Excess, bound and q, from the set W and what is left along it."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from unmix_jax.linalg import matmul, squared_norm
 from unmix_jax.solvers.batching import batched, check_pixel, without_derivatives
-from unmix_jax.solvers.certificate import abundance_tolerance, proved, tolerance
+from unmix_jax.solvers.certificate import Measured, abundance_tolerance, proved, tolerance
 from unmix_jax.solvers.residual import squared_residual
 from unmix_jax.solvers.tableau import Dictionary, dense
 from unmix_jax.solvers.tables import checked, directions, factored, kept, power_of_two, whiten_adjoint
@@ -299,9 +299,16 @@ def _solved(
             proof = proved(
                 problem.exact.factor, problem.exact.gram, part["z"].T, abundances, part["l1"][:, None],
                 sum_to_one, problem.sensitivity,
+                measured=Measured(part["length"], brightest, part["length"] ** 2),
             )  # fmt: skip
             excess = jnp.where(part["excess"] <= proof[0], part["excess"], proof[0])
             return part | {"excess": excess, "bound": proof[1], "done": jnp.ones_like(part["done"])}
+
+        # the whitened pixel is not at hand: its length is no more than this
+        root = 1.0 / problem.unit if problem.plain else jnp.sqrt(jnp.sum(problem.exact_projector**2))
+        length = jnp.sqrt(jnp.sum(pixels.astype(float) ** 2, 1)) * root
+        brightest = jnp.max(jnp.sqrt(jnp.sum(problem.endmembers.astype(float) ** 2, 1))) * root
+        state |= {"length": length}
 
         hopeless = ~jnp.isfinite(jnp.sum(z, 1))
         state |= {"bound": jnp.full(len(z), jnp.nan), "done": hopeless}
