@@ -370,8 +370,9 @@ CALLS = {
 @pytest.mark.usefixtures("plain_calls")
 @pytest.mark.parametrize("message", CALLS)
 def test_bad_calls_are_refused(message):
+    given = problem("plain")
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda pixel: CALLS[message](pixel, problem("plain")), jnp.ones(len(BANDS)))
+        jax.eval_shape(lambda pixel: CALLS[message](pixel, given), jnp.ones(len(BANDS)))
 
 
 # Generators.

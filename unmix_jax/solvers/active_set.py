@@ -46,6 +46,7 @@ NEAR_SIDE = 7.0  # times the noise: three to the sure side of one, three that th
 ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
 # Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition
 # number of the support; ten units in the last place of float64 were seen.
+FAR_AWAY = 1e30  # distance that never counts; its product with a length of zero is zero
 TABLE_ERROR = 50 * 2.0**-52
 
 
@@ -270,6 +271,7 @@ def _bounded(
     noise = rounding(dtype, pixels.shape[1], len(z), length, longest)
     kernel = _enumerate if count <= ENUMERATION_LIMIT else _block_pivot
     abundances, lengths, errors, steps = kernel(region, z, noise, TABLE_ERROR * brightest * (length + brightest))
+    abundances = jnp.where(hopeless, jnp.nan, abundances)
     if sum_to_one:
         abundances = abundances / over(jnp.add, abundances)
     excess, explained, left = _certify(geometry, z, abundances, sum_to_one)
@@ -415,20 +417,25 @@ def _enumerate(region: Region, z: Array, noise: Array, table_error: Array) -> tu
 
     def attempt(carry: Any, support: Array) -> Any:
         best, steepest, abundances = carry
-        entries = table[:, :, support]
+        entries, own = table[:, :, support], lengths[:, support]
+        # an endmember that depends on the support has no distance: it does not count, and nothing is proved
+        hidden = jnp.isnan(entries[:, -1])
+        entries = jnp.where(hidden[:, None], jnp.append(jnp.zeros(len(z), z.dtype), FAR_AWAY), entries)
         forms = [
             functools.reduce(lambda s, j, i=i: s + entries[i, j] * columns[j], range(len(z)), entries[i, -1])  # type: ignore[misc]
             for i in range(count)
         ]
-        # the smallest; an endmember that depends on the support has no distance (not a number) and does not count
-        score = functools.reduce(lambda least, form: jnp.where(form < least, form, least), forms, far)
+        score = functools.reduce(jnp.minimum, forms)
         better = score > best
-        own = lengths[:, support]
         abundances = [jnp.where(better, forms[i] * own[i], abundances[i]) for i in range(count)]
-        return (jnp.where(better, score, best), jnp.where(better, jnp.max(own), steepest), abundances), None
+        return (
+            jnp.where(better, score, best),
+            jnp.where(better, jnp.where(jnp.any(hidden), jnp.inf, jnp.max(own)), steepest),
+            abundances,
+        ), None
 
     pixels = z.shape[1]
-    nothing, far = jnp.zeros(pixels, z.dtype), jnp.full(pixels, jnp.inf, z.dtype)
+    nothing = jnp.zeros(pixels, z.dtype)
     start = (jnp.full(pixels, -jnp.inf, z.dtype), nothing, [nothing] * count)
     (best, steepest, abundances), _ = jax.lax.scan(attempt, start, jnp.arange(supports))
     noise = noise + table_error * steepest
@@ -529,4 +536,5 @@ def _block_pivot(region: Region, z: Array, noise: Array, table_error: Array) -> 
     outside = over(jnp.add, jnp.where((own > 0) | (forms > noise), 0.0, 1.0)) == 0
     apart = state["done"] & (close <= 1) & outside & (over(jnp.minimum, forms) > -3 * noise)
     errors = noise * jnp.where(sure, 1.0, jnp.where(apart, ONE_NEAR_SIDE, jnp.inf))
-    return jnp.maximum(forms * own, 0), longest, errors, state["steps"]
+    abundances = jnp.where(own > 0, jnp.maximum(forms * own, 0), 0.0)  # what depends on the support has no distance
+    return abundances, longest, errors, state["steps"]
