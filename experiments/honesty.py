@@ -21,9 +21,9 @@ are tiny beside their endmembers, and 1 to 60 endmembers.
 
 Wanted: no violation, ratio at most 1, shares at least 0.99.
 
-The record (137 200 pixels, no violation, ratio 0.83) is older than three changes that only made bounds larger: of what a
-baseline or correlated noise takes away, of poor fits, and of exact copies. With them, `--methods fcls nnls --options
-plain --sizes 6 --pixels 40 --draws 10 5 3 0` tried 8640 pixels: no violation, ratio 0.49, shares 1. It is to be run again.
+The record (137 200 pixels, no violation, ratio 0.83) is older than three changes that only made bounds larger: of what
+a baseline or correlated noise takes away, of poor fits, and of exact copies. With them, `--methods fcls nnls --options
+plain --sizes 6 --pixels 40 --draws 10 5 3 0` tried 8640 pixels: no violation, ratio 0.49, shares 1. To be run again.
 """
 
 import sys

@@ -329,7 +329,7 @@ def _in_unit(measured: Measured, z: Array, exact: Geometry) -> Measured:
     energy = measured.energy.astype(z.dtype) / exact.unit**2 * rounded
     return Measured(
         jnp.maximum(jnp.where(jnp.isfinite(length), length, 0.0), jnp.sqrt(inside)),
-        measured.brightest.astype(z.dtype) / exact.unit,
+        jnp.where(jnp.isfinite(measured.brightest), measured.brightest.astype(z.dtype) / exact.unit, _longest(exact)),
         jnp.maximum(jnp.where(jnp.isfinite(energy), energy, 0.0), inside),
     )
 
