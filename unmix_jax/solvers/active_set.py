@@ -18,7 +18,7 @@ price of all. Inside, the pixels are on the last axis.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -68,6 +68,16 @@ class Reduced(eqx.Module):
     bound: Float[Array, "*pixel"]
 
 
+class Parts(NamedTuple):
+    """What the solvers need of `Prepared`, and the length of the brightest endmember as it is multiplied."""
+
+    projector: Any
+    geometry: Any
+    exact_projector: Any
+    exact: Any
+    brightest: Any
+
+
 def rounding(dtype: Any, bands: int, latent: int, pixel: Any, endmember: Any) -> Any:
     """Error of a distance in the reduced space, for these lengths of the pixel and of the longest endmember.
 
@@ -95,7 +105,7 @@ def solve(
         length, brightest = jnp.sqrt(norm), _longest(problem.geometry)
     else:
         length, brightest = _multiplied(problem, pixel), jnp.max(_multiplied(problem, problem.endmembers))
-    parts = problem.projector, problem.geometry, problem.exact_projector, problem.exact, brightest
+    parts = Parts(problem.projector, problem.geometry, problem.exact_projector, problem.exact, brightest)
     return _operation(sum_to_one, bounded)(parts, pixel, norm, length)
 
 
@@ -116,23 +126,21 @@ def _operation(sum_to_one: bool, bounded: bool) -> Callable[..., Reduced]:
     """The solver of one feasible set, for one pixel; ``vmap`` makes one larger batch."""
     batch = _bounded if bounded else _linear
 
-    def many(parts: Any, pixels: Array, norms: Array, lengths: Array) -> Reduced:
-        projector, geometry, exact_projector, exact, brightest = parts
+    def many(problem: Parts, pixels: Array, norms: Array, lengths: Array) -> Reduced:
         if not len(pixels):  # chunks of nothing have no size
             nothing = jnp.zeros(0, pixels.dtype)
-            empty = jnp.zeros((0, geometry.factor.shape[1]), pixels.dtype)
+            empty = jnp.zeros((0, problem.geometry.factor.shape[1]), pixels.dtype)
             return Reduced(empty, jnp.zeros(0, jnp.int32), nothing, nothing, nothing)
         # the barrier keeps the transpose out of the product with the bands, which it would slow down
-        z = jax.lax.optimization_barrier(matmul(pixels, projector)).T
-        measured = Measured(lengths, brightest, norms)
-        return batch(geometry, exact_projector, exact, pixels, z, measured, sum_to_one)
+        z = jax.lax.optimization_barrier(matmul(pixels, problem.projector)).T
+        return batch(problem, pixels, z, Measured(lengths, problem.brightest, norms), sum_to_one)
 
-    def outline(parts: Any, pixel: Any, norm: Any, length: Any) -> Any:
+    def outline(problem: Parts, pixel: Any, norm: Any, length: Any) -> Any:
         del length
 
         def one() -> Reduced:
             number = jnp.zeros((), norm.dtype)
-            abundances = jnp.zeros(parts[1].factor.shape[1], pixel.dtype)
+            abundances = jnp.zeros(problem.geometry.factor.shape[1], pixel.dtype)
             return Reduced(abundances, jnp.zeros((), jnp.int32), number, number, number)
 
         return jax.eval_shape(one)
@@ -165,16 +173,9 @@ def _relative(excess: Array, norms: Array) -> Array:
     return jnp.where(energy > 0, excess / jnp.where(energy > 0, energy, 1.0), jnp.nan)
 
 
-def _linear(
-    geometry: Geometry,
-    exact_projector: Array,
-    exact: Geometry,
-    pixels: Array,
-    z: Array,
-    measured: Measured,
-    sum_to_one: bool,
-) -> Reduced:
+def _linear(problem: Parts, pixels: Array, z: Array, measured: Measured, sum_to_one: bool) -> Reduced:
     """Without bounds: one affine map; the excess is what the free directions could still gain."""
+    geometry, exact = problem.geometry, problem.exact
 
     def affine_solution(geometry: Geometry, z: Array, measured: Measured, bands: int) -> Reduced:
         region = geometry.simplex if sum_to_one else geometry.cone
@@ -211,7 +212,7 @@ def _linear(
 
     def again() -> Reduced:
         with jax.enable_x64(True):
-            precise = matmul(pixels.astype(jnp.float64), exact_projector).T
+            precise = matmul(pixels.astype(jnp.float64), problem.exact_projector).T
             found = affine_solution(exact, precise, _in_unit(measured, precise, exact), bands)
             return _rounded(found, exact.unit, z.dtype)
 
@@ -246,16 +247,9 @@ def _longest(geometry: Geometry) -> Array:
     return jnp.sqrt(jnp.max(jnp.diagonal(geometry.gram)))
 
 
-def _bounded(
-    geometry: Geometry,
-    exact_projector: Array,
-    exact: Geometry,
-    pixels: Array,
-    z: Array,
-    measured: Measured,
-    sum_to_one: bool,
-) -> Reduced:
+def _bounded(problem: Parts, pixels: Array, z: Array, measured: Measured, sum_to_one: bool) -> Reduced:
     """The table, where there is one, and float64 for what it does not prove."""
+    geometry, exact, exact_projector = problem.geometry, problem.exact, problem.exact_projector
     region = geometry.simplex if sum_to_one else geometry.cone
     count, dtype = geometry.factor.shape[1], z.dtype
     hopeless = ~jnp.isfinite(over(jnp.add, z))

@@ -1,6 +1,6 @@
 """The three ways to see a pixel that a mixing model is fitted to.
 
-A view gives value, gradient and curvature (Gauss and Newton's) of half the whitened squared error, of many pixels with
+A view gives value, gradient and Gauss–Newton curvature of half the whitened squared error, of many pixels with
 these on the last axis, and what the exact curvature has besides (``bend``):
 
 - `Terms`: a model of second degree is a weighted sum of a few spectra, ``y = cT``. With the thin QR factors of the

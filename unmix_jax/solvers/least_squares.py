@@ -82,7 +82,7 @@ def nnls(pixel: Float[Any, " band"], endmembers: Float[Any, "endmember band"] | 
         endmembers: spectra as rows, or `Prepared`.
 
     Returns:
-        A `Solution` with a duality gap (NaN where an endmember points away from the mean of all and the gradient
+        A `Solution` with a duality gap (infinite where an endmember points away from the mean of all and the gradient
         leaves no bound; then ``converged`` is False).
 
     Raises:
@@ -192,7 +192,7 @@ def _solve(pixel: Float[Any, " band"], endmembers: Any, *, sum_to_one: bool, bou
         steps=answer.steps,
         converged=jnp.isfinite(squared) & near & ~(answer.gap > tolerance(pixel.dtype)),
         fitted=baseline,
-        unique=region.unique | jnp.isfinite(answer.bound),
+        unique=(region.unique | jnp.isfinite(answer.bound)) & jnp.isfinite(squared),
         abundance_bound=answer.bound,
     )
 

@@ -46,7 +46,7 @@ DAMPING = 1e-3  # of the first turn, relative to the curvature
 class Model(NamedTuple):
     """A function about a point: value [pixel], gradient [unknown, pixel], curvature [unknown, unknown, pixel].
 
-    The curvature is that of Gauss and Newton, not negative.
+    It is the Gauss–Newton curvature, which is not negative.
     """
 
     value: Array
@@ -168,7 +168,7 @@ def where_needed(done: Bool[Array, " pixel"], function: Callable[[], Any]) -> An
 
 
 def _newton(curvature: Array, bend: Array, count: int) -> Array:
-    """The exact curvature where it is positive, else that of Gauss and Newton."""
+    """The exact curvature where it is positive, else the Gauss–Newton curvature."""
     exact = curvature + bend
     nothing = jnp.zeros(exact.shape[1:], bool)
     definite = eliminate(_ridged(exact, 0.0, count), nothing, exact[:, :0])[2]
