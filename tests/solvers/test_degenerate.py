@@ -22,6 +22,7 @@ from solvers.cases import (
 
 from unmix_jax.solvers import certificate, least_squares
 from unmix_jax.solvers.least_squares import prepare
+from unmix_jax.solvers.sparse import prepare_sparse, sunsal
 
 over_solvers = pytest.mark.parametrize("name", SOLVERS)
 over_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -335,3 +336,17 @@ def test_vmap_takes_numpy_pixels():
     problem = prepare(endmembers)
     eager = jax.vmap(lambda pixel: least_squares.fcls(pixel, problem))(pixels.astype(np.float32))
     assert_close(eager.abundances, solve_many("fcls", pixels.astype(np.float32), endmembers).abundances)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)], ids=str)
+@pytest.mark.parametrize("name", [*SOLVERS, "sunsal"])
+def test_no_pixels(name, shape):
+    """Of a scene, of no scenes, and of scenes without any."""
+    endmembers = spectra(np.random.default_rng(0), 3, 7).astype(np.float32)
+    solver = sunsal if name == "sunsal" else getattr(least_squares, name)
+    prepared = (prepare_sparse if name == "sunsal" else prepare)(endmembers)
+    for _ in shape:
+        solver = jax.vmap(solver, (0, None))
+    found = jax.jit(solver)(np.zeros((*shape, 7), np.float32), prepared)
+    assert found.abundances.shape == (*shape, 3)
+    assert found.gap.shape == shape

@@ -44,9 +44,9 @@ PIVOTS_PER_CHUNK = 2
 MAX_CHUNK_ROUNDS = 30  # chunks that a pixel takes part in before it is handed to `pivot_solve`
 NEAR_SIDE = 7.0  # times the noise: three to the sure side of one, three that this may cost another, and one
 ONE_NEAR_SIDE = 9.0  # see `_block_pivot`
+FAR_AWAY = 1e30  # a distance that never counts; its product with a length of zero is zero
 # Error of the reduced problem, per length of its vectors, and of the table's normals of length one, per condition
 # number of the support; ten units in the last place of float64 were seen.
-FAR_AWAY = 1e30  # distance that never counts; its product with a length of zero is zero
 TABLE_ERROR = 50 * 2.0**-52
 
 
@@ -71,11 +71,11 @@ class Reduced(eqx.Module):
 class Parts(NamedTuple):
     """What the solvers need of `Prepared`, and the length of the brightest endmember as it is multiplied."""
 
-    projector: Any
-    geometry: Any
-    exact_projector: Any
-    exact: Any
-    brightest: Any
+    projector: Float[Array, "band latent"]
+    geometry: Geometry
+    exact_projector: Float[Array, "band latent"]
+    exact: Geometry
+    brightest: Float[Array, ""]
 
 
 def rounding(dtype: Any, bands: int, latent: int, pixel: Any, endmember: Any) -> Any:

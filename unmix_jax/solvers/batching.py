@@ -27,6 +27,10 @@ def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
 
     @jax.custom_batching.custom_vmap
     def many(arrays: Any, *own: Any) -> Any:
+        if not len(jax.tree.leaves(own)[0]):  # chunks of nothing have no size: the shapes of one pixel, without it
+            one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), own)
+            answer = jax.eval_shape(lambda arrays, *own: function(eqx.combine(arrays, static), *own), arrays, *one)
+            return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), answer)
         # the barriers keep transposes out of the products with the bands, which they would slow down
         answer = function(eqx.combine(arrays, static), *jax.lax.optimization_barrier(own))
         return jax.lax.optimization_barrier(answer)
@@ -42,8 +46,9 @@ def batched(function: Callable[..., Any], shared: Any, *own: Any) -> Any:
                 own,
                 tuple(in_batched[1:]),
             )
-            answer = many(arrays, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), full))
-            answer = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), answer)
+            inner = jax.tree.leaves(full)[0].shape[1]  # by number: of no pixels at all there may be any number
+            answer = many(arrays, *jax.tree.map(lambda x: x.reshape(axis_size * inner, *x.shape[2:]), full))
+            answer = jax.tree.map(lambda x: x.reshape(axis_size, inner, *x.shape[1:]), answer)
         return answer, jax.tree.map(lambda _: True, answer)
 
     return jax.tree.map(lambda x: x[0], many(arrays, *jax.tree.map(lambda x: x[None], own)))
